@@ -1,0 +1,1 @@
+"""The healing loop: observe, detect, correlate, decide, act, verify, audit."""

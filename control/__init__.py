@@ -1,0 +1,1 @@
+"""The control plane: resources, registry, identity, xDS, overlays, API."""

@@ -1,0 +1,91 @@
+"""Anomalies, causes, incidents: what the healing loop hands from stage to stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from models.domain import ChangeEvent, Edge
+from models.signals import Series
+
+
+class Signal(StrEnum):
+    """The four golden signals."""
+
+    LATENCY = "latency"
+    TRAFFIC = "traffic"
+    ERRORS = "errors"
+    SATURATION = "saturation"
+
+
+@dataclass(frozen=True, slots=True)
+class Anomaly:
+    """One series whose signal left its baseline.
+
+    `score` is the detector's evidence as log10 of an e-value (≥ its threshold when alarmed). `onset` is the detector's
+    estimate of the change point and `at` when it alarmed, Unix s. `observed` and `expected` are in the signal's unit
+    (ratio 0–1 for errors, seconds for latency, requests per second for traffic, share of the limit for saturation).
+    """
+
+    series: Series
+    signal: Signal
+    at: float
+    onset: float
+    observed: float
+    expected: float
+    score: float
+    requests: int
+
+
+class CauseKind(StrEnum):
+    """The closed set of causes."""
+
+    INSTANCE = "instance"
+    VERSION = "version"
+    ZONE = "zone"
+    SERVICE = "service"
+    DEPENDENCY = "dependency"  # a service as a whole is down or unreachable for its callers
+    OVERLOAD = "overload"
+    CHANGE = "change"
+    GLOBAL = "global"
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One suspect. `service` is where the fault lives; `subject` names the instance id, version or zone ("" for
+    kinds that need none). `edge` is the edge on which it shows most. `probability` is 0–1 over all suspects of the
+    incident. `evidence` are sentences for people; `numbers` the figures in them, for machines.
+    """
+
+    kind: CauseKind
+    service: str
+    subject: str
+    signal: Signal
+    probability: float
+    edge: Edge | None = None
+    evidence: tuple[str, ...] = ()
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    changes: tuple[ChangeEvent, ...] = ()
+
+    def __str__(self) -> str:
+        """Render as `version catalog/v2 (errors)`."""
+        name = f"{self.service}/{self.subject}" if self.subject else self.service
+        return f"{self.kind} {name} ({self.signal})"
+
+
+class Stage(StrEnum):
+    """Where an incident stands in its life cycle."""
+
+    DETECTED = "detected"
+    CORRELATED = "correlated"
+    PLANNED = "planned"
+    ACTING = "acting"
+    VERIFYING = "verifying"
+    UNDOING = "undoing"
+    RESOLVED = "resolved"
+    ESCALATED = "escalated"
+    OBSERVED = "observed"  # no action was taken (shadow, no playbook, gone by itself) and the signal is back
+
+
+TERMINAL = frozenset({Stage.RESOLVED, Stage.ESCALATED, Stage.OBSERVED})

@@ -1,0 +1,1 @@
+"""The playbook language and the shipped library of playbooks."""

@@ -1,0 +1,1 @@
+"""Everything about one sidecar: Envoy's bootstrap, its process, draining."""

@@ -1,0 +1,1 @@
+"""Demo application, load, faults, demo runner and benchmarks."""
