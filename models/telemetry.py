@@ -1,0 +1,127 @@
+"""The telemetry channel's vocabulary: names that Envoy's configuration and the agent's receiver must agree on.
+
+The control plane puts stats access loggers into listeners and routers, the proxy puts a sink into the bootstrap, the
+agent decodes what arrives. These three rooms never import each other; what they share stands here.
+
+Each side (`models.signals.Side`) has one counter, `fibrin.<side>.requests` with every tag below, and one histogram,
+`fibrin.<side>.latency` with the tags in `LATENCY_TAGS`. Envoy renders what it does not know as "" (flags: "-").
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+from models.signals import Side
+
+FLUSH_S: Final = 0.2
+"""Seconds between two reports of a sidecar. Idle sidecars report too: the heartbeat is in each report."""
+
+EXPORT_METHOD: Final = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
+NODE_HEADER: Final = "x-fibrin-node"
+AUTHORIZATION_HEADER: Final = "authorization"
+
+SERVICE_ATTRIBUTE: Final = "service.name"
+VERSION_ATTRIBUTE: Final = "service.version"
+ZONE_ATTRIBUTE: Final = "cloud.availability_zone"
+
+STAT_PREFIX: Final[dict[Side, str]] = {side: f"fibrin.{side.value}" for side in Side}
+REQUESTS: Final = "requests"
+LATENCY: Final = "latency"
+
+UPTIME: Final = "server.uptime"
+LIVE: Final = "server.live"
+INBOUND_CLUSTER: Final = "inbound|app"
+ACTIVE_REQUESTS: Final = f"cluster.{INBOUND_CLUSTER}.upstream_rq_active"
+
+BREAKER_SUFFIX: Final = "#breaker"
+BREAKER_FLAG: Final = "BRK"
+"""Not one of Envoy's: an open breaker answered in the caller's sidecar (fallback or fail-fast)."""
+BREAKER_FAILED_FLAG: Final = "BRKF"
+"""Beside `BRK`: that answer was an error to the caller. Errors without these are `errors - flags["BRKF"]`."""
+
+SPIFFE_PREFIX: Final = "spiffe://fibrin.local/ns/default/sa/"
+
+
+class Tag(StrEnum):
+    """Names of the tags on the statistics, short because each travels with each sample."""
+
+    CLUSTER = "c"
+    ROUTE = "r"
+    HOST = "h"
+    CODE = "s"
+    FLAGS = "f"
+    GRPC = "g"
+    PEER = "p"
+
+
+TAGS: Final[dict[Side, tuple[Tag, ...]]] = {
+    Side.CLIENT: (Tag.CLUSTER, Tag.ROUTE, Tag.HOST, Tag.CODE, Tag.FLAGS, Tag.GRPC),
+    Side.ATTEMPT: (Tag.CLUSTER, Tag.ROUTE, Tag.HOST, Tag.CODE, Tag.FLAGS, Tag.GRPC),
+    Side.SERVER: (Tag.PEER, Tag.CODE, Tag.FLAGS, Tag.GRPC),
+}
+"""Tags of the request counter."""
+
+LATENCY_TAGS: Final[dict[Side, tuple[Tag, ...]]] = {
+    Side.CLIENT: (Tag.CLUSTER, Tag.ROUTE, Tag.HOST),
+    Side.ATTEMPT: (Tag.CLUSTER, Tag.ROUTE, Tag.HOST),
+    Side.SERVER: (Tag.PEER,),
+}
+"""Tags of the latency histogram: few, because a histogram costs 1.2 KB per report and combination."""
+
+CANCELLED: Final = frozenset({"DC", "DR"})
+"""Envoy's flags for a caller that went away first: never an error of anybody behind."""
+
+BROKEN: Final = frozenset({"UF", "UH", "UO", "UT", "UC", "UR", "LR", "UPE", "SI", "DT", "NC", "DF", "OM", "UMSDR"})
+"""Envoy's flags for a request that failed on its way, whatever status had been sent by then."""
+
+GRPC_FAILURES: Final = frozenset({2, 4, 12, 13, 14, 15})
+"""gRPC statuses that are the server's fault (OpenTelemetry's convention): unknown, deadline exceeded, unimplemented,
+internal, unavailable, data loss."""
+
+_SERVER_ERROR: Final = 500
+
+
+def route_name(service: str, route: str, *, breaker: bool = False) -> str:
+    """Return the name of a route in Envoy's table: `service/route`, with a suffix for a breaker's direct response."""
+    return f"{service}/{route}{BREAKER_SUFFIX if breaker else ''}"
+
+
+def split_route(name: str) -> tuple[str, bool]:
+    """Return the service of a route name and whether it is a breaker's answer; `("", False)` for no route of ours.
+
+    >>> split_route("catalog/default#breaker")
+    ('catalog', True)
+    """
+    service, separator, rest = name.partition("/")
+    return (service, rest.endswith(BREAKER_SUFFIX)) if separator else ("", False)
+
+
+def split_cluster(name: str) -> tuple[str, str]:
+    """Return service and version ("" for the pool of all versions) of an outbound cluster's name.
+
+    >>> split_cluster("catalog|v1")
+    ('catalog', 'v1')
+    """
+    service, _, version = name.partition("|")
+    return (service, version)
+
+
+def peer_service(uri: str) -> str:
+    """Return the service in a SPIFFE id of this mesh, "" for anybody else (plain text, foreign trust domain)."""
+    return uri.removeprefix(SPIFFE_PREFIX) if uri.startswith(SPIFFE_PREFIX) else ""
+
+
+def split_flags(text: str) -> tuple[str, ...]:
+    """Return Envoy's response flags (`URX,UT`) one by one; "-" means none."""
+    return tuple(flag for flag in text.split(",") if flag and flag != "-")
+
+
+def is_error(code: int, flags: tuple[str, ...], grpc: int | None) -> bool:
+    """Tell whether a request failed: server error, gRPC failure, broken on the way, or no response at all.
+
+    A caller that went away first (`CANCELLED`) makes it no error; neither do 4xx.
+    """
+    if not CANCELLED.isdisjoint(flags):
+        return False
+    return code == 0 or code >= _SERVER_ERROR or grpc in GRPC_FAILURES or not BROKEN.isdisjoint(flags)
