@@ -1,0 +1,192 @@
+"""What is wrong with a playbook, where, and what to write instead.
+
+Errors keep a playbook from loading (it could harm, or can never do what it says); warnings are advice. Every finding
+has a stable code, so that people can look it up and tools can count it:
+
+    PB000  not YAML, or a field is wrong          PB006  a placeholder that these causes never fill
+    PB001  an action without undo                 PB007  a guard that forbids the step for good
+    PB002  an action without a verify deadline    PB008  two playbooks of one name
+    PB003  a step that is never reached           PB009  auto, for every service, on thin evidence (warning)
+    PB004  two steps of one name                  PB010  no description (warning)
+    PB005  an unknown placeholder
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from models.errors import InvalidInput, Problem
+from models.incident import CauseKind
+from models.manifest import Document, Path, parse, suggest, validate
+from playbooks.actions import PLACEHOLDER, PLACEHOLDERS
+from playbooks.schema import Breaker, Mode, Page, Playbook, Step
+from playbooks.units import percent
+
+_THIN: Final = 0.5
+"""Certainty below which acting alone on any service is called thin."""
+
+
+class Level(StrEnum):
+    """How bad a finding is."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing wrong: its stable code, how bad it is, where it is and what to write."""
+
+    code: str
+    level: Level
+    problem: Problem
+
+    def __str__(self) -> str:
+        """Render as `file:line:column: field: message (hint) [CODE]`."""
+        return f"{self.level}: {self.problem} [{self.code}]"
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A playbook and where it is written."""
+
+    document: Document
+    playbook: Playbook
+
+    def error(self, code: str, path: Path, message: str, hint: str) -> Finding:
+        return Finding(code, Level.ERROR, self.document.problem(path, message, hint=hint))
+
+    def warning(self, code: str, path: Path, message: str, hint: str) -> Finding:
+        return Finding(code, Level.WARNING, self.document.problem(path, message, hint=hint))
+
+
+def lint(texts: Mapping[str, str]) -> tuple[Finding, ...]:
+    """Return everything wrong with the playbooks in `texts` (source name → YAML text), in reading order."""
+    return check(texts)[1]
+
+
+def check(texts: Mapping[str, str]) -> tuple[tuple[Playbook, ...], tuple[Finding, ...]]:
+    """Return the playbooks whose form is right, and every finding about any of them, in reading order."""
+    places: list[_Place] = []
+    findings: list[Finding] = []
+    for source in sorted(texts):
+        try:
+            documents = [each for each in parse(source, texts[source]) if each.kind == "Playbook"]
+        except InvalidInput as error:
+            findings.extend(Finding("PB000", Level.ERROR, problem) for problem in error.problems)
+            continue
+        for document in documents:
+            try:
+                places.append(_Place(document, validate(document, Playbook)))
+            except InvalidInput as error:
+                findings.extend(Finding("PB000", Level.ERROR, problem) for problem in error.problems)
+    for place in places:
+        findings.extend(_playbook(place))
+    findings.extend(_names(places))
+    order = sorted(findings, key=lambda f: (f.problem.source, f.problem.line, f.problem.column, f.code))
+    return tuple(place.playbook for place in places), tuple(order)
+
+
+def _playbook(place: _Place) -> Iterator[Finding]:
+    spec = place.playbook.spec
+    steps: Path = ("spec", "steps")
+    seen: dict[str, int] = {}
+    for index, step in enumerate(spec.steps):
+        path: Path = (*steps, index)
+        if step.name in seen:
+            hint = f"step {seen[step.name] + 1} has it already; reports tell steps apart by name"
+            yield place.error("PB004", (*path, "name"), f"two steps are named `{step.name}`", hint)
+        seen.setdefault(step.name, index)
+        yield from _step(place, path, step)
+        yield from _placeholders(place, (*path, "action", step.action.name), step)
+        yield from _impossible(place, path, step)
+    yield from _unreachable(place)
+    if spec.escalate.summary:
+        yield from _words(place, ("spec", "escalate", "summary"), spec.escalate.summary)
+    when = spec.when
+    if spec.mode is Mode.AUTO and when.services.everything and when.min_probability < _THIN and _acts(place):
+        message = f"acts alone on any service from {percent(when.min_probability)} certainty on"
+        yield place.warning("PB009", ("spec", "mode"), message, "raise `minProbability`, or choose `mode: approve`")
+    if not spec.description.strip():
+        hint = "one sentence: what is broken, what this does about it"
+        yield place.warning("PB010", ("spec", "description"), "says nothing to whoever is paged", hint)
+
+
+def _step(place: _Place, path: Path, step: Step) -> Iterator[Finding]:
+    if isinstance(step.action.spec, Page):
+        return
+    if step.undo is None:
+        hint = "write `undo: automatic`: the overlay is removed when the step does not help"
+        yield place.error("PB001", path, f"`{step.action.name}` declares no undo", hint)
+    if step.verify is None:
+        hint = "write `verify: {deadline: 10s}`: how long it may take until the signal is back"
+        yield place.error("PB002", path, f"`{step.action.name}` has no verify deadline", hint)
+
+
+def _unreachable(place: _Place) -> Iterator[Finding]:
+    steps = place.playbook.spec.steps
+    for index, step in enumerate(steps):
+        path: Path = ("spec", "steps", index)
+        paged = next((i for i in range(index) if isinstance(steps[i].action.spec, Page)), None)
+        same = next((i for i in range(index) if steps[i].action == step.action), None)
+        if paged is not None:
+            hint = f"step `{steps[paged].name}` hands over to a person; put it last"
+            yield place.error("PB003", path, f"step `{step.name}` is never reached", hint)
+        elif same is not None:
+            hint = f"step `{steps[same].name}` was undone because the same action did not help; remove one of the two"
+            yield place.error("PB003", path, f"step `{step.name}` repeats an earlier one", hint)
+
+
+def _placeholders(place: _Place, path: Path, step: Step) -> Iterator[Finding]:
+    for field, value in step.action.spec.model_dump(by_alias=True).items():
+        if isinstance(value, str):
+            yield from _words(place, (*path, field), value)
+
+
+def _words(place: _Place, path: Path, text: str) -> Iterator[Finding]:
+    """Check the placeholders of one text (written or default) against what the playbook's causes can fill."""
+    causes = place.playbook.spec.when.cause
+    for word in PLACEHOLDER.findall(text):
+        if word not in PLACEHOLDERS:
+            yield place.error("PB005", path, f"unknown placeholder `{{{word}}}`", suggest(word, sorted(PLACEHOLDERS)))
+            continue
+        never = [kind for kind in causes if kind not in PLACEHOLDERS[word]]
+        if never:
+            fits = ", ".join(kind.value for kind in CauseKind if kind in PLACEHOLDERS[word])
+            message = f"`{{{word}}}` has no value for cause {' or '.join(never)}"
+            yield place.error(
+                "PB006", path, message, f"it has one for {fits}; narrow `when.cause` or change the action"
+            )
+
+
+def _impossible(place: _Place, path: Path, step: Step) -> Iterator[Finding]:
+    spec, guard = step.action.spec, place.playbook.spec.guard
+    if isinstance(spec, Breaker):
+        touched = spec.percent / 100 if spec.caller == "all" else 0.0
+    else:
+        touched = 1.0 if step.action.name in _WHOLE else 0.0
+    if touched > guard.max_traffic_share:
+        message = f"touches {percent(touched)} of the traffic, `guard.maxTrafficShare` allows {percent(guard.max_traffic_share)}"
+        yield place.error("PB007", path, message, f"write `maxTrafficShare: {percent(touched)}` if that is meant")
+
+
+_WHOLE: Final = frozenset({"setTimeout", "setRetries", "limitConnections", "setOutlierDetection"})
+"""Actions that change how every request to the service is treated."""
+
+
+def _acts(place: _Place) -> bool:
+    return any(not isinstance(step.action.spec, Page) for step in place.playbook.spec.steps)
+
+
+def _names(places: list[_Place]) -> Iterator[Finding]:
+    first: dict[str, Document] = {}
+    for place in places:
+        name = place.playbook.name
+        if name in first:
+            other = first[name]
+            hint = f"the other one is {other.source}:{other.line}; rename one"
+            yield place.error("PB008", ("metadata", "name"), f"two playbooks are named `{name}`", hint)
+        first.setdefault(name, place.document)

@@ -1,0 +1,280 @@
+"""The decider: a cause, the state of things and the playbooks in; what to do, what not, and why, out.
+
+`plan` is a pure function and deterministic: the audit log can replay it. Selection is explained playbook by playbook:
+candidates are tried by priority, then by how narrowly they select, then by name, and the first one with a step that is
+feasible and that no guard forbids makes the plan. Nothing fits: a person is paged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from models.incident import Cause, Signal
+from models.overlay import Change, target
+from playbooks.actions import BlastRadius, Effect, Infeasible, effect, fill
+from playbooks.guards import Check, Context, GuardName, mesh_checks, step_checks
+from playbooks.schema import Breaker, Mode, Page, Playbook, Services, Severity, Step
+from playbooks.units import percent
+
+__all__ = [
+    "Considered",
+    "Context",
+    "Decision",
+    "Escalation",
+    "Plan",
+    "PlannedStep",
+    "Refusal",
+    "VerifyTarget",
+    "plan",
+    "recheck",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyTarget:
+    """What must be back inside its baseline: `signal` of requests to any of `services`."""
+
+    services: tuple[str, ...]
+    signal: Signal
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """One change to try. Undo is the removal of its overlay. `checks` are the guards consulted, with their numbers."""
+
+    name: str
+    change: Change
+    hold_down_s: float
+    verify_deadline_s: float
+    verify_target: VerifyTarget
+    blast_radius: BlastRadius
+    reason: str
+    checks: tuple[Check, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Escalation:
+    """What to tell a person."""
+
+    severity: Severity
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Steps to try in order, each undone before the next; `escalation` when none of them helped.
+
+    No steps: the playbook says to page at once. `mode` is the playbook's, or `approve` when the agent's record of late
+    is bad (`demoted` says why).
+    """
+
+    playbook: str
+    mode: Mode
+    steps: tuple[PlannedStep, ...]
+    escalation: Escalation
+    demoted: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Considered:
+    """One playbook and why it was or was not chosen."""
+
+    playbook: str
+    accepted: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A guard that said no. `playbook` and `step` are "" for guards of the whole mesh."""
+
+    guard: GuardName
+    message: str
+    observed: float
+    limit: float
+    playbook: str = ""
+    step: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do about one cause.
+
+    `plan` None: do nothing. `escalation` is set when a person must be told now (no plan, or a plan without steps).
+    `shadows` are what playbooks in shadow mode would have done. `checks` are the guards of the whole mesh.
+    """
+
+    plan: Plan | None
+    considered: tuple[Considered, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    escalation: Escalation | None = None
+    shadows: tuple[Plan, ...] = ()
+    checks: tuple[Check, ...] = ()
+
+
+def plan(cause: Cause, context: Context, playbooks: Sequence[Playbook]) -> Decision:
+    """Decide what to do about `cause`. Pure: equal arguments give equal decisions, in any order of `playbooks`."""
+    checks = mesh_checks(cause, context)
+    stops = tuple(_refusal(check) for check in checks if not check.ok)
+    if stops:
+        told = Escalation(Severity.CRITICAL, f"{cause}: not acting. {'; '.join(stop.message for stop in stops)}")
+        return Decision(None, _unused(playbooks, stops[0]), stops, told, (), checks)
+    considered: list[Considered] = []
+    refusals: list[Refusal] = []
+    shadows: list[Plan] = []
+    chosen: Plan | None = None
+    for playbook in sorted(playbooks, key=lambda p: (-p.spec.priority, -p.specificity, p.name)):
+        mismatch = _mismatch(playbook, cause, context)
+        if not mismatch and chosen is not None:
+            mismatch = f"{chosen.playbook} comes first"
+        if mismatch:
+            considered.append(Considered(playbook.name, accepted=False, reason=mismatch))
+            continue
+        made, reasons, refused = _make(playbook, cause, context)
+        refusals.extend(refused)
+        if made is None:
+            considered.append(Considered(playbook.name, accepted=False, reason="; ".join(reasons)))
+        elif made.mode is Mode.SHADOW and made.steps:
+            shadows.append(made)
+            would = "; ".join(step.reason for step in made.steps)
+            considered.append(Considered(playbook.name, accepted=False, reason=f"in shadow mode; it would {would}"))
+        else:
+            chosen = made
+            considered.append(Considered(playbook.name, accepted=True, reason=_praise(playbook, made, reasons)))
+    page = _escalation(cause, context, chosen, considered)
+    return Decision(chosen, tuple(considered), tuple(refusals), page, tuple(shadows), checks)
+
+
+def recheck(step: PlannedStep, playbook: Playbook, cause: Cause, context: Context) -> tuple[Refusal, ...]:
+    """Return what forbids a planned step now. To be asked right before each act: the mesh may have moved on.
+
+    Give `context.incident`, so that the incident's own earlier steps do not count as cool-down.
+    """
+    checks = mesh_checks(cause, context)
+    spec = next((each.action.spec for each in playbook.spec.steps if each.name == step.name), None)
+    now = effect(spec, cause, context.view) if spec is not None else Infeasible(f"no step `{step.name}` any more")
+    if isinstance(now, Infeasible):
+        gone = Refusal(GuardName.ENDPOINTS, f"no longer feasible: {now.reason}", 0, 1, playbook.name, step.name)
+        return (*(_refusal(check) for check in checks if not check.ok), gone)
+    planned = Effect(step.change, now.blast_radius, now.load_factor, step.reason)
+    checks += step_checks(playbook, planned, context)
+    return tuple(_refusal(check, playbook.name, step.name) for check in checks if not check.ok)
+
+
+def _make(
+    playbook: Playbook, cause: Cause, context: Context
+) -> tuple[Plan | None, tuple[str, ...], tuple[Refusal, ...]]:
+    """Return the playbook's plan (None: no step can be taken), why steps fell away, and which guards said no."""
+    steps: list[PlannedStep] = []
+    reasons: list[str] = []
+    refusals: list[Refusal] = []
+    page = playbook.spec.escalate
+    for step in playbook.spec.steps:
+        spec = step.action.spec
+        if isinstance(spec, Page):
+            page = spec
+            break
+        made = effect(spec, cause, context.view)
+        if isinstance(made, Infeasible):
+            reasons.append(f"step `{step.name}`: {made.reason}")
+            continue
+        checks = step_checks(playbook, made, context)
+        failed = [check for check in checks if not check.ok]
+        if failed:
+            reasons.append(f"step `{step.name}`: {failed[0].guard}: {failed[0].message}")
+            refusals.extend(_refusal(check, playbook.name, step.name) for check in failed)
+            continue
+        steps.append(_planned(step, made, cause, context, checks))
+    pages_only = isinstance(playbook.spec.steps[0].action.spec, Page)
+    if not steps and not pages_only:
+        return None, tuple(reasons), tuple(refusals)
+    mode, demoted = _mode(playbook.spec.mode, context)
+    told = Escalation(page.severity, fill(page.summary, cause, context.view) or f"{cause}: a person is needed")
+    return Plan(playbook.name, mode, tuple(steps), told, demoted), tuple(reasons), tuple(refusals)
+
+
+def _planned(step: Step, made: Effect, cause: Cause, context: Context, checks: tuple[Check, ...]) -> PlannedStep:
+    services: tuple[str, ...] = (target(made.change),)
+    if isinstance(step.action.spec, Breaker):  # requests to the callee no longer show whether users are well
+        callers = context.topology.callers(services[0])
+        services = tuple(sorted(callers | ({cause.edge.caller} if cause.edge else set()))) or services
+    return PlannedStep(
+        name=step.name,
+        change=made.change,
+        hold_down_s=step.hold_down,
+        verify_deadline_s=step.verify.deadline if step.verify else 0.0,
+        verify_target=VerifyTarget(services, cause.signal),
+        blast_radius=made.blast_radius,
+        reason=made.reason,
+        checks=checks,
+    )
+
+
+def _mode(mode: Mode, context: Context) -> tuple[Mode, str]:
+    """Return the mode in effect: too many acts of late that did not help take `auto` away from every playbook."""
+    limits = context.limits
+    rate, settled = context.ledger.undo_rate(context.now - limits.undo_s)
+    if mode is Mode.AUTO and settled >= limits.undo_least and rate >= limits.undo_rate:
+        return Mode.APPROVE, f"{percent(rate)} of the last {settled} actions did not help: a person approves"
+    return mode, ""
+
+
+def _mismatch(playbook: Playbook, cause: Cause, context: Context) -> str:
+    """Return why the playbook does not apply, or ""."""
+    when = playbook.spec.when
+    if cause.kind not in when.cause:
+        return f"is for {_either(when.cause)}, the cause is {cause.kind}"
+    if cause.signal not in when.signal:
+        return f"is for {_either(when.signal)}, the signal is {cause.signal}"
+    if cause.probability < when.min_probability:
+        return f"wants {percent(when.min_probability)} certainty, there is {percent(cause.probability)}"
+    if context.severity.rank < when.min_severity.rank:
+        return f"wants severity {when.min_severity}, this is {context.severity}"
+    return _unselected(when.services, cause, context)
+
+
+def _unselected(services: Services, cause: Cause, context: Context) -> str:
+    if cause.service in services.exclude:
+        return f"excludes {cause.service}"
+    if services.names and cause.service not in services.names:
+        return f"is for {_either(services.names)}, the service is {cause.service}"
+    if services.labels:
+        instances = context.topology.of(cause.service)
+        wanted = services.labels.items()
+        if not instances or not all(wanted <= i.labels.items() for i in instances):
+            labels = ", ".join(f"{key}={value}" for key, value in sorted(wanted))
+            return f"is for services labelled {labels}, {cause.service} is not"
+    return ""
+
+
+def _either(words: Sequence[str]) -> str:
+    return " or ".join(str(word) for word in words)
+
+
+def _praise(playbook: Playbook, made: Plan, dropped: tuple[str, ...]) -> str:
+    what = f"{len(made.steps)} of {len(playbook.spec.steps)} steps possible" if made.steps else "pages at once"
+    without = f"; without {'; '.join(dropped)}" if dropped else ""
+    return (
+        f"first match by priority ({playbook.spec.priority}) and specificity ({playbook.specificity}), {what}{without}"
+    )
+
+
+def _escalation(
+    cause: Cause, context: Context, chosen: Plan | None, considered: Sequence[Considered]
+) -> Escalation | None:
+    """Return what to tell a person now: nothing while a plan with steps goes on."""
+    if chosen is not None:
+        return None if chosen.steps else chosen.escalation
+    near = [each for each in considered if each.reason.startswith("step")]
+    why = "; ".join(f"{each.playbook}: {each.reason}" for each in near) or "no playbook applies"
+    return Escalation(max(context.severity, Severity.WARNING, key=lambda s: s.rank), f"{cause}: not acting. {why}")
+
+
+def _unused(playbooks: Sequence[Playbook], stop: Refusal) -> tuple[Considered, ...]:
+    names = sorted(playbook.name for playbook in playbooks)
+    return tuple(Considered(name, accepted=False, reason=f"{stop.guard}: {stop.message}") for name in names)
+
+
+def _refusal(check: Check, playbook: str = "", step: str = "") -> Refusal:
+    return Refusal(check.guard, check.message, check.observed, check.limit, playbook, step)
