@@ -1,0 +1,174 @@
+"""World and node in, Envoy resources out: the pure heart of the control plane.
+
+`build(world, node)` depends on its arguments only. A `Compiler` gives the same answer and remembers its parts: a
+service whose policy and instances did not change keeps its very resources from world to world, and everything that is
+the same for all sidecars is built once per world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from control.xds.clusters import INBOUND_APP, app_cluster, outbound_cluster, version_cluster
+from control.xds.endpoints import load_assignment
+from control.xds.listeners import (
+    INBOUND,
+    OUTBOUND,
+    explicit_listener,
+    explicit_name,
+    inbound_listener,
+    outbound_listener,
+)
+from control.xds.resources import CDS, EDS, EMPTY, LDS, RDS, SRDS, Layer, Resource, Snapshot, Table, resource
+from control.xds.routes import route_configuration, scope, scopes
+from control.xds.world import MeshOptions, Node, World
+from models.domain import Instance
+from models.policy import ServicePolicy
+
+SHARED_TYPES: Final = (CDS, EDS, SRDS, RDS)
+NODES_REMEMBERED: Final = 20_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServiceResources:
+    """What one service contributes: shared resources by type, and the routes of callers that a breaker names."""
+
+    shared: Mapping[str, Layer]
+    for_caller: Mapping[str, Resource]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shared:
+    """What a world contributes to every sidecar."""
+
+    layers: Mapping[str, Layer]
+    services: frozenset[str]
+    for_caller: Mapping[str, Layer]  # caller → its own route tables
+
+
+def build(world: World, node: Node, options: MeshOptions | None = None) -> Snapshot:
+    """Return everything the sidecar `node` should have in `world`, secrets apart."""
+    return Compiler(options or MeshOptions()).build(world, node)
+
+
+@dataclass(slots=True)
+class Compiler:
+    """Builds snapshots and remembers what it built. Holds one world; not for use by several threads."""
+
+    options: MeshOptions
+    _world: World | None = None
+    _shared: Shared | None = None
+    _services: dict[str, tuple[ServicePolicy, tuple[Instance, ...], ServiceResources]] = field(default_factory=dict)
+    _scopes: dict[tuple[str, str], Resource] = field(default_factory=dict)
+    _nodes: dict[Node, tuple[frozenset[str], Mapping[str, Layer]]] = field(default_factory=dict)
+
+    def build(self, world: World, node: Node) -> Snapshot:
+        """Return the snapshot of `node` in `world`."""
+        shared = self.shared(world)
+        own = self._own(node, shared)
+        routes = shared.for_caller.get(node.service, EMPTY)
+        return Snapshot(
+            {
+                CDS: Table(shared.layers[CDS], own[CDS]),
+                EDS: Table(shared.layers[EDS]),
+                LDS: Table(EMPTY, own[LDS]),
+                SRDS: Table(shared.layers[SRDS]),
+                RDS: Table(shared.layers[RDS], routes),
+            }
+        )
+
+    def shared(self, world: World) -> Shared:
+        """Return what `world` holds for everybody; an unchanged layer is the same object as in the world before."""
+        if self._shared is not None and self._world is world:
+            return self._shared
+        members: dict[str, list[Instance]] = {}
+        for instance in sorted(world.instances):
+            members.setdefault(instance.service, []).append(instance)
+        names = sorted({*world.policies, *members})
+        fresh: dict[str, dict[str, Resource]] = {kind: {} for kind in SHARED_TYPES}
+        callers: dict[str, dict[str, Resource]] = {}
+        remembered: dict[str, tuple[ServicePolicy, tuple[Instance, ...], ServiceResources]] = {}
+        policies = []
+        for name in names:
+            policy = world.policies.get(name) or ServicePolicy(name)
+            policies.append(policy)
+            instances = tuple(members.get(name, ()))
+            known = self._services.get(name)
+            if known is None or known[:2] != (policy, instances):
+                known = (policy, instances, service_resources(policy, instances, self.options))
+            remembered[name] = known
+            for kind, layer in known[2].shared.items():
+                fresh[kind].update(layer)
+            for caller, table in known[2].for_caller.items():
+                callers.setdefault(caller, {})[name] = table
+        fresh[SRDS] = self._scope_layer(policies)
+        before = self._shared
+        layers = {kind: _same(before.layers[kind] if before else None, fresh[kind]) for kind in SHARED_TYPES}
+        for_caller = {c: _same(before.for_caller.get(c) if before else None, layer) for c, layer in callers.items()}
+        self._services = remembered
+        self._world = world
+        self._shared = Shared(layers, frozenset(names), for_caller)
+        return self._shared
+
+    def _scope_layer(self, policies: Iterable[ServicePolicy]) -> dict[str, Resource]:
+        wanted = scopes(policies)
+        self._scopes = {
+            pair: self._scopes.get(pair) or resource(pair[0], scope(*pair)) for pair in sorted(wanted.items())
+        }
+        return {host: made for (host, _), made in self._scopes.items()}
+
+    def _own(self, node: Node, shared: Shared) -> Mapping[str, Layer]:
+        known = frozenset(name for name, _ in node.listen if name in shared.services)
+        found = self._nodes.get(node)
+        if found is None or found[0] != known:
+            if len(self._nodes) >= NODES_REMEMBERED:
+                self._nodes.clear()
+            found = (known, node_resources(node, known, self.options))
+            self._nodes[node] = found
+        return found[1]
+
+
+def service_resources(policy: ServicePolicy, instances: tuple[Instance, ...], options: MeshOptions) -> ServiceResources:
+    """Build what the mesh has for one service: clusters, endpoints, routes."""
+    service = policy.service
+    pools = {service: instances}
+    for version in sorted(_versions_that_matter(policy, instances)):
+        pools[version_cluster(service, version)] = tuple(i for i in instances if i.version == version)
+    clusters = {
+        name: resource(name, outbound_cluster(name, policy, len(pool), options)) for name, pool in pools.items()
+    }
+    endpoints = {name: resource(name, load_assignment(name, pool, policy.ejected)) for name, pool in pools.items()}
+    general = resource(service, route_configuration(policy))
+    callers = sorted({breaker.caller for breaker in policy.breakers if breaker.caller})
+    return ServiceResources(
+        shared={CDS: clusters, EDS: endpoints, RDS: {service: general}},
+        for_caller={caller: resource(service, route_configuration(policy, caller)) for caller in callers},
+    )
+
+
+def node_resources(node: Node, known: frozenset[str], options: MeshOptions) -> Mapping[str, Layer]:
+    """Build what only this sidecar has: its listeners and the way to its application."""
+    listeners = {
+        INBOUND: inbound_listener(node, options),
+        OUTBOUND: outbound_listener(node, options),
+    }
+    for name, port in node.listen:
+        listeners[explicit_name(name)] = explicit_listener(node, name, port, options, known=name in known)
+    return {
+        CDS: {INBOUND_APP: resource(INBOUND_APP, app_cluster(node))},
+        LDS: {name: resource(name, message) for name, message in listeners.items()},
+    }
+
+
+def _versions_that_matter(policy: ServicePolicy, instances: Iterable[Instance]) -> set[str]:
+    named = {version for route in policy.routes for version, weight in route.weights.items() if weight > 0}
+    present = {instance.version for instance in instances if instance.version}
+    return named | (present if len(present | named) > 1 else set())
+
+
+def _same(before: Layer | None, after: Layer) -> Layer:
+    if before is not None and len(before) == len(after) and all(before.get(n) is r for n, r in after.items()):
+        return before
+    return after
