@@ -15,7 +15,7 @@ import aiohttp
 
 from models.errors import Unavailable
 
-_DEADLINE_S: Final = 2.0
+_DEADLINE_S: Final = 1.0
 _OK: Final = 200
 _OWN: Final = "http.admin."  # the question itself is a request in flight
 

@@ -1,5 +1,8 @@
 """Keep the control plane's picture of this instance true: register, heartbeat, register again.
 
+Registering comes first of all, before Envoy serves: a certificate is issued only to a registered instance, and without
+one the inbound listener never becomes active. Until then the heartbeats say that it is not healthy, and why.
+
 Level-triggered: what is told is always the present state, once a second and at once when it changes. A control
 plane that is down is retried for ever; one that forgot us (404) is told again who we are.
 """
@@ -54,9 +57,9 @@ class Presence:
         self._condition = condition
         self._interval_s = interval_s
         self._backoff = Backoff(base_s=0.2, cap_s=2.0, first_s=0.1, steady_s=0.0)
-        self._registered = False
         self._told: str | None = None
         self._failing = ""
+        self._registered = False
         self.draining = False
 
     async def keep(self) -> None:

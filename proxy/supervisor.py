@@ -1,9 +1,9 @@
 """The life of one sidecar: start, ready, serve, crash and come back, drain, end.
 
-    start → live, with every listener it must have → registered → heartbeats (with what the probes find)
-      ↑                                                  │
-      └── jittered back-off ← Envoy ended unasked ←──────┤
-                                                         ↓ asked to stop
+    registered → start → live, with every listener it must have → healthy heartbeats (if the probes agree)
+                   ↑                                                │
+                   └── jittered back-off ← Envoy ended unasked ←────┤
+                                                                    ↓ asked to stop
     deregister ← SIGTERM, SIGKILL ← nothing in flight, or deadline ← drain_listeners ← control plane told
 
 The control plane may be down at any moment of this: Envoy keeps what it has, the supervisor keeps asking.
@@ -43,11 +43,12 @@ class Timing:
     heartbeat_s: float = 1.0
     probe_interval_s: float = 0.5
     probe_timeout_s: float = 1.0
-    application_start_s: float = 10.0  # register an application that is not well after this, so that it is seen
+    application_start_s: float = 10.0  # an application that is not well after this does not hold up `on_ready`
     poll_s: float = 0.02  # while waiting for Envoy or for requests in flight
     complain_s: float = 5.0  # between complaints about a configuration that does not come
     term_s: float = 2.0  # SIGTERM → SIGKILL
     farewell_s: float = 1.0  # for each of the last calls to the control plane
+    hung_looks: int = 10  # times in a row that Envoy's admin does not answer (1 s each) before it is killed
     starts: int = 3  # Envoys that may end before one ever served; then it is broken, not unlucky
 
 
@@ -76,6 +77,7 @@ class Supervisor:
         self._served = asyncio.Event()  # once, ever
         self._well = asyncio.Event()  # the application was, once
         self._leaving = False
+        self._silent = 0  # looks in a row that Envoy did not answer
 
     async def run(self, stop: Stop) -> None:
         """Run until `stop` is asked for and everything is ended and said good-bye to.
@@ -90,8 +92,7 @@ class Supervisor:
             if self._envoy is not None and not await self._envoy.stop(self._timing.term_s):
                 ENVOY_KILLS.inc()
                 _log.warning("proxy.envoy_killed", pid=self._envoy.pid, waited_s=self._timing.term_s)
-            if self._served.is_set():
-                await self._say("deregister", self._registration.deregister())
+            await self._say("deregister", self._registration.deregister())
         _log.info("proxy.stopped", id=self._spec.id)
 
     async def _supervise(self, stop: Stop) -> None:
@@ -101,7 +102,8 @@ class Supervisor:
                 tasks = [
                     group.create_task(self._keep_envoy(), name=f"envoy of {name}"),
                     group.create_task(self._keep_probing(), name=f"probe of {name}"),
-                    group.create_task(self._keep_present(), name=f"presence of {name}"),
+                    group.create_task(self._presence.keep(), name=f"presence of {name}"),
+                    group.create_task(self._tell_ready(), name=f"readiness of {name}"),
                 ]
                 await stop.asked.wait()
                 self._leaving = True  # an Envoy that ends from here on is not started again
@@ -203,13 +205,25 @@ class Supervisor:
                     self._condition.tell()
                     if finding.good:
                         self._well.set()
-                if self._condition.serving:
-                    live = await self._admin.live()
-                    if sidecar.observe(live):
-                        self._turned("envoy", live, "admin does not answer")
-                        self._condition.envoy = "" if live else "Envoy's admin does not answer"
-                        self._condition.tell()
+                await self._look_at_envoy(sidecar)
                 await asyncio.sleep(max(0.0, began + timing.probe_interval_s - time.monotonic()))
+
+    async def _look_at_envoy(self, verdict: Hysteresis) -> None:
+        """Ask a serving Envoy whether it is there; one that hangs is reported, then killed, and so started again."""
+        if not self._condition.serving or self._envoy is None or self._leaving:
+            self._silent = 0
+            return
+        live = await self._admin.live()
+        if verdict.observe(live):
+            self._turned("envoy", live, "admin does not answer")
+            self._condition.envoy = "" if live else "Envoy's admin does not answer"
+            self._condition.tell()
+        self._silent = 0 if live else self._silent + 1
+        if self._silent >= self._timing.hung_looks:
+            ENVOY_KILLS.inc()
+            _log.warning("proxy.envoy_hangs", id=self._spec.id, pid=self._envoy.pid, looks=self._silent)
+            self._silent = 0
+            await self._envoy.stop(0.0)
 
     def _turned(self, what: str, good: bool, detail: str) -> None:
         PROBE_TURNS.labels("healthy" if good else "unhealthy").inc()
@@ -218,8 +232,8 @@ class Supervisor:
 
     # --- the control plane ---------------------------------------------------------------------------------------
 
-    async def _keep_present(self) -> None:
-        """Report to the control plane once Envoy serves and the application was well, or late."""
+    async def _tell_ready(self) -> None:
+        """Call `on_ready` once Envoy serves and the application was well, or is late."""
         await self._served.wait()
         try:
             async with asyncio.timeout(self._timing.application_start_s):
@@ -228,7 +242,6 @@ class Supervisor:
             PROBE_TURNS.labels("late").inc()
             _log.warning("proxy.application_late", id=self._spec.id, detail=self._condition.detail)
         self._on_ready()
-        await self._presence.keep()
 
     async def _say(self, what: str, call: Awaitable[None]) -> None:
         """Make one of the last calls to the control plane; not reaching it does not stop us from leaving."""

@@ -3,10 +3,13 @@
 Not imported but started, as a file, between the supervisor and Envoy. It asks the kernel to kill it when its parent dies
 (PR_SET_PDEATHSIG, which `exec` keeps), looks whether that happened already, and becomes the program. A `preexec_fn` would
 do the same inside a fork of the supervisor, where Python code next to other threads may dead-lock; this costs 10 ms.
+
+It also raises the limit of open files to what the system allows: a proxy needs two per connection.
 """
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 
@@ -22,6 +25,8 @@ def main(parent: int, program: str, arguments: list[str]) -> int:
         return _NOT_STARTED
     if os.getppid() != parent:  # it died before the kernel knew
         return _NOT_STARTED
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         os.execv(program, [program, *arguments])  # noqa: S606 - no shell is the point
     except OSError as error:

@@ -344,16 +344,19 @@ async def test_serves_registers_and_leaves(bench: Bench) -> None:
 
 
 async def test_not_ready_without_configuration(bench: Bench) -> None:
-    """A live Envoy without its listeners is not ready and not registered; it becomes both when they come."""
+    """A live Envoy without its listeners is registered (it needs a certificate) but neither ready nor healthy before they come."""
     bench.ads.held.clear()
     stop, ready = Stop(), asyncio.Event()
     task = asyncio.create_task(supervise(bench.spec, bench.control.url, stop, timing=_FAST, on_ready=ready.set))
     async with Admin(bench.spec.admin_socket) as admin:
         await until(admin.live, "Envoy live after its initial fetch timeouts")
         assert not ready.is_set()
-        assert bench.control.calls == []
+        assert "catalog-1" in bench.control.registered
+        assert {beat["detail"] for beat in bench.control.beats} == {"Envoy is not serving yet"}
+        assert not any(beat["healthy"] for beat in bench.control.beats)
         bench.ads.held.set()
         await until(ready.is_set, "ready")
+        await until(lambda: bench.control.healthy is True, "healthy")
         assert await bench.get("/") == (200, "hello")
     stop()
     await task
@@ -379,6 +382,19 @@ async def test_crashed_envoy_comes_back(bench: Bench) -> None:
         await until(lambda: bench.control.healthy is False, "reported", within_s=1.0)
         await until(lambda: bench.control.healthy is True, "healthy again")
         assert await bench.envoy_pid() != before
+        assert await bench.get("/") == (200, "hello")
+
+
+async def test_hanging_envoy_is_replaced(bench: Bench) -> None:
+    """An Envoy that is there but does not answer is reported with the reason, then killed and started again."""
+    async with bench.sidecar(replace(_FAST, hung_looks=3)):
+        await until(lambda: bench.control.healthy is True, "healthy")
+        before = await bench.envoy_pid()
+        os.kill(before, signal.SIGSTOP)
+        await until(lambda: bench.control.healthy is False, "reported")
+        assert bench.control.beats[-1]["detail"] == "Envoy's admin does not answer"
+        await until(lambda: bench.control.healthy is True, "healthy again")
+        assert not alive(before)
         assert await bench.get("/") == (200, "hello")
 
 
@@ -409,6 +425,14 @@ async def test_request_in_flight_survives_sigterm(bench: Bench) -> None:
     async with Admin(bench.spec.admin_socket) as admin:
         assert await admin.in_flight() == 1
     assert alive(pid)
+    async with aiohttp.ClientSession() as session:
+        url = f"http://127.0.0.1:{bench.spec.inbound_port}/"
+
+        async def told_to_go() -> bool:
+            async with session.get(url) as response:
+                return response.headers.get("connection") == "close"
+
+        await until(told_to_go, "callers told to go elsewhere")
     bench.app.release.set()
     assert await slow == (200, "hello")
     assert await asyncio.wait_for(runner.wait(), 5) == 0
