@@ -1,0 +1,120 @@
+"""The form of an audit record: one line of canonical JSON that carries the hash of the line before it.
+
+    {"at":1764000000.25,"data":{…},"hash":"…","kind":"action.taken","prev":"…","seq":7}
+
+`hash` is the SHA-256 of the line without its `hash`; `prev` is the hash of record `seq - 1` (64 zeros before the first).
+Canonical means: keys sorted, no spaces, ASCII, floats as Python writes them. A record has exactly one spelling, so a
+change of any byte of a line shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Self
+
+from models.errors import InvalidInput
+from models.manifest import Json
+
+GENESIS: Final = "0" * 64
+"""What the first record names as the hash before it."""
+
+_DEPTH: Final = 64
+_BITS: Final = 1024
+_FIELDS: Final = {"at", "data", "hash", "kind", "prev", "seq"}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One entry of the log. `seq` counts from 1 without gaps; `at` is Unix time in seconds."""
+
+    seq: int
+    at: float
+    kind: str
+    data: Mapping[str, Json]
+    prev: str
+    hash: str
+
+    @classmethod
+    def following(cls, seq: int, prev: str, at: float, kind: str, data: Mapping[str, Json]) -> Self:
+        """Return the record with number `seq` behind the one whose hash is `prev`."""
+        body: dict[str, Json] = {"seq": seq, "at": at, "kind": kind, "data": dict(data), "prev": prev}
+        digest = hashlib.sha256(canonical(body)).hexdigest()
+        return cls(seq, at, kind, data, prev, digest)
+
+    @classmethod
+    def parse(cls, line: bytes) -> Self:
+        """Read one line (without its end) and prove that it is spelled canonically and bears its own hash.
+
+        Raises:
+            ValueError: it is not; the message says in what.
+        """
+        try:
+            body = json.loads(line)
+        except (ValueError, RecursionError):
+            raise ValueError("is not JSON") from None
+        if not isinstance(body, dict) or set(body) != _FIELDS:
+            raise ValueError("does not have the fields of a record")
+        seq, at, kind, data, prev = (body[name] for name in ("seq", "at", "kind", "data", "prev"))
+        shaped = isinstance(seq, int) and isinstance(at, float) and isinstance(kind, str) and isinstance(prev, str)
+        if not shaped or not isinstance(data, dict):
+            raise ValueError("has a field of a wrong type")
+        record = cls.following(seq, prev, at, kind, data)
+        if record.hash != body["hash"]:
+            raise ValueError("was changed: its content does not match its hash")
+        if record.line() != line + b"\n":
+            raise ValueError("was changed: it is not spelled as it was written")
+        return record
+
+    def line(self) -> bytes:
+        """Return the record as it stands in the file, with the line's end."""
+        body: dict[str, Json] = {
+            "seq": self.seq,
+            "at": self.at,
+            "kind": self.kind,
+            "data": dict(self.data),
+            "prev": self.prev,
+            "hash": self.hash,
+        }
+        return canonical(body) + b"\n"
+
+
+def canonical(value: Mapping[str, Json]) -> bytes:
+    """Return the one spelling of a JSON object.
+
+    Raises:
+        ValueError: it holds NaN or an infinity.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def plain(value: object, path: str = "data", depth: int = 0) -> Json:  # noqa: PLR0911 - one per kind of value
+    """Return `value` as pure JSON: tuples become lists, sets sorted lists, NaN and infinities the words for them.
+
+    Raises:
+        InvalidInput: something in it has no JSON form, or it is nested too deep; the message names the place.
+    """
+    if depth > _DEPTH:
+        raise InvalidInput(f"{path[:80]}… is nested deeper than {_DEPTH} levels")
+    below = depth + 1
+    match value:
+        case None | bool():
+            return value
+        case int() if value.bit_length() <= _BITS:
+            return int(value)
+        case float():
+            return float(value) if math.isfinite(value) else str(float(value))
+        case str():
+            return str(value)
+        case Mapping():
+            return {str(key): plain(inner, f"{path}.{key}", below) for key, inner in value.items()}
+        case list() | tuple():
+            return [plain(inner, f"{path}[{index}]", below) for index, inner in enumerate(value)]
+        case set() | frozenset():
+            return [plain(inner, path, below) for inner in sorted(value, key=str)]
+        case _:
+            hint = "turn it into text, numbers, lists and mappings first"
+            raise InvalidInput(f"{path} is a {type(value).__name__}, which an audit record cannot hold", hint=hint)
