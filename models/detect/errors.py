@@ -1,0 +1,239 @@
+"""Errors as counts over attempts: a mixture of likelihood-ratio CUSUMs against a baseline learnt online.
+
+Null: each request fails with probability at most `p0`, an upper credible bound of what the series has shown.
+Alternatives: a fault that fails a share `q` of the requests that would have gone well, `p1 = p0 + (1 − p0)·q`, for a
+grid of `q`. With `e` errors in `n` requests of a tick the log likelihood ratio is `e·ln(p1/p0) + (n−e)·ln(1−q)`.
+Each CUSUM `W ← max(0, W) + llr` is (its exponential is) an e-detector, hence so is their mixture
+(Shin, Ramdas, Rinaldo 2022, §4; Page 1954; Lorden 1971); see `models.detect.budget` for what that buys.
+
+Guards, each of which can only lower the evidence and so keeps the guarantee:
+
+* over-dispersion: errors come in clusters (one reset connection fails all requests on it). The pair correlation of
+  errors within a tick is learnt and the evidence divided by it (an e-value to a power ≤ 1 is an e-value);
+* no single tick gives more than `TICK_SHARE` of the threshold, so one burst cannot alarm alone;
+* fewer than `MIN_ERRORS` errors or `MIN_TICKS` ticks with errors never alarm: 1 error in 2 requests is not "50 % errors".
+
+Assumptions: errors are exchangeable across ticks under the null; a series is normally good (prior mean 0.02 %, worth
+500 requests), which what is seen overrides. Learning lags by 5–10 s and stops while the series is suspicious.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from scipy import special
+
+from models.detect.baseline import BoolArray, FloatArray, IntArray
+from models.detect.finding import HOLD_S, MAX_NATS, QUIET_NATS, QUIET_S, SILENT_S, SUSPICION_NATS, Finding
+
+FAULTS: Final[FloatArray] = np.asarray([0.01, 0.03, 0.08, 0.2, 0.5, 0.97])
+"""Shares `q` of good requests that a fault spoils, one CUSUM each."""
+
+PRIOR_ERRORS: Final = 0.1
+PRIOR_REQUESTS: Final = 500.0
+FLOOR: Final = 2e-4
+"""`p0` is never believed below this: two failures in ten thousand requests are nobody's incident."""
+
+CREDIBLE: Final = 0.95
+HALF_LIFE_S: Final = 1800.0
+TICK_SHARE: Final = 0.55
+MIN_ERRORS: Final = 3.0
+MIN_TICKS: Final = 2.0
+ARMED_REQUESTS: Final = 20.0
+MAX_DISPERSION: Final = 20.0
+RECENT_KEEP: Final = 0.9
+"""Weight that the recent ratio keeps per tick with data: about the last 2 s."""
+
+
+def _faults(rows: int) -> FloatArray:
+    return np.zeros((rows, len(FAULTS)))
+
+
+@dataclass(slots=True)
+class ErrorTable:
+    """Columns: baseline, what waits to be learnt, CUSUMs, episode."""
+
+    requests: FloatArray
+    errors: FloatArray
+    pairs: FloatArray  # Σ e(e−1) − its expectation: excess pairs of errors within a tick
+    ratio: FloatArray  # posterior mean
+    bound: FloatArray  # p0
+    dispersion: FloatArray
+    fresh_requests: FloatArray
+    fresh_errors: FloatArray
+    fresh_pairs: FloatArray
+    ripe_requests: FloatArray
+    ripe_errors: FloatArray
+    ripe_pairs: FloatArray
+    held_s: FloatArray
+    seen: FloatArray  # requests ever
+    wealth: FloatArray  # (rows, faults) CUSUM
+    start: FloatArray  # (rows, faults) Unix s at which it last left zero
+    run_requests: FloatArray  # (rows, faults) since then
+    run_errors: FloatArray
+    run_ticks: FloatArray  # ticks with errors since then
+    alarmed: BoolArray
+    onset: FloatArray
+    fault: FloatArray  # share of failures seen at the alarm
+    episode_requests: FloatArray
+    recent_requests: FloatArray
+    recent_errors: FloatArray
+    calm: FloatArray
+    calm_since: FloatArray
+    last_at: FloatArray
+
+
+def empty_table() -> ErrorTable:
+    """Return a table without rows."""
+    wide = {"wealth", "start", "run_requests", "run_errors", "run_ticks"}
+    arrays = {name: _faults(0) if name in wide else np.zeros(0) for name in ErrorTable.__slots__ if name != "alarmed"}
+    return ErrorTable(alarmed=np.zeros(0, dtype=np.bool_), **arrays)
+
+
+class ErrorDetector:
+    """Errors of many series. Rows are given by the owner; a row of zeros is new."""
+
+    def __init__(self, tick_s: float) -> None:
+        self.table = empty_table()
+        self._tick_s = tick_s
+
+    def open(self, rows: IntArray) -> None:
+        """Prepare new rows (capacity must exist)."""
+        self._believe(rows)
+
+    def update(self, at: float, rows: IntArray, requests: FloatArray, errors: FloatArray, threshold: float) -> IntArray:
+        """Take one tick of distinct `rows` with `requests > 0`; return the rows that alarm in this very tick.
+
+        `threshold` is the natural-log e-value of an alarm.
+        """
+        t = self.table
+        if not len(rows):
+            return rows
+        good = requests - errors
+        bound = t.bound[rows][:, None]
+        dispersion = t.dispersion[rows][:, None]
+        up = np.log(bound + (1 - bound) * FAULTS) - np.log(bound)
+        gain = (errors[:, None] * up + good[:, None] * np.log1p(-FAULTS)) / dispersion
+        gain = np.minimum(gain, TICK_SHARE * threshold)
+        before = t.wealth[rows]
+        restart = before <= 0
+        armed = t.seen[rows] >= ARMED_REQUESTS
+        wealth = np.minimum(np.maximum(before, 0) + gain, MAX_NATS)
+        t.wealth[rows] = np.where(armed[:, None], wealth, 0.0)
+        t.start[rows] = np.where(restart, at - self._tick_s, t.start[rows])
+        t.run_requests[rows] = np.where(restart, 0, t.run_requests[rows]) + requests[:, None]
+        t.run_errors[rows] = np.where(restart, 0, t.run_errors[rows]) + errors[:, None]
+        t.run_ticks[rows] = np.where(restart, 0, t.run_ticks[rows]) + (errors > 0)[:, None]
+        self._collect(at, rows, requests, errors)
+        self._quiet(at, rows, good, errors)
+        return self._alarms(rows, threshold)
+
+    def evidence(self, rows: IntArray) -> FloatArray:
+        """Return the natural-log e-value of each row (mixture over faults with equal weights)."""
+        wealth = np.maximum(self.table.wealth[rows], 0)
+        mixed: FloatArray = special.logsumexp(wealth, axis=1) - np.log(len(FAULTS))
+        return mixed
+
+    def learn(self, at: float, elapsed_s: float, rows: IntArray) -> None:
+        """Let what has ripened into the baseline; call every few seconds with all open rows."""
+        t = self.table
+        keep = 0.5 ** (elapsed_s / HALF_LIFE_S)
+        suspicious = self.evidence(rows) + np.log(len(FAULTS)) > SUSPICION_NATS
+        held = np.where(suspicious, t.held_s[rows] + elapsed_s, 0.0)
+        t.held_s[rows] = held
+        free = rows[~t.alarmed[rows] & (~suspicious | (held >= HOLD_S))]
+        for total, ripe, fresh in (
+            (t.requests, t.ripe_requests, t.fresh_requests),
+            (t.errors, t.ripe_errors, t.fresh_errors),
+            (t.pairs, t.ripe_pairs, t.fresh_pairs),
+        ):
+            total[rows] *= keep
+            total[free] += ripe[free]
+            ripe[free] = fresh[free]
+            fresh[free] = 0
+        t.wealth[free[t.held_s[free] >= HOLD_S]] = 0
+        self._believe(rows)
+        self._silence(at, rows)
+
+    def finding(self, row: int) -> Finding:
+        """Describe an alarmed row."""
+        t = self.table
+        ratio = t.recent_errors[row] / t.recent_requests[row] if t.recent_requests[row] > 0 else t.fault[row]
+        nats = float(self.evidence(np.asarray([row]))[0])
+        return Finding(float(t.onset[row]), float(ratio), float(t.ratio[row]), nats, int(t.episode_requests[row]))
+
+    def reset(self, rows: IntArray) -> None:
+        """Forget alarm state and whatever was not learnt yet; keep the baselines."""
+        t = self.table
+        for column in (t.wealth, t.run_requests, t.run_errors, t.run_ticks, t.calm, t.calm_since, t.held_s):
+            column[rows] = 0
+        for column in (t.fresh_requests, t.fresh_errors, t.fresh_pairs, t.ripe_requests, t.ripe_errors, t.ripe_pairs):
+            column[rows] = 0
+        t.alarmed[rows] = False
+
+    def _believe(self, rows: IntArray) -> None:
+        t = self.table
+        a = PRIOR_ERRORS + np.maximum(t.errors[rows], 0)
+        b = PRIOR_REQUESTS + np.maximum(t.requests[rows] - t.errors[rows], 0)
+        t.ratio[rows] = a / (a + b)
+        t.bound[rows] = np.clip(special.betaincinv(a, b, CREDIBLE), FLOOR, 0.98)
+        pairs = np.maximum(t.pairs[rows], 0)
+        t.dispersion[rows] = np.clip(1 + pairs / (np.maximum(t.errors[rows], 0) + 2.0), 1, MAX_DISPERSION)
+
+    def _collect(self, at: float, rows: IntArray, requests: FloatArray, errors: FloatArray) -> None:
+        t = self.table
+        well = ~t.alarmed[rows]
+        t.fresh_requests[rows] += requests * well
+        t.fresh_errors[rows] += errors * well
+        expected = requests * (requests - 1) * t.ratio[rows] ** 2
+        t.fresh_pairs[rows] += (errors * (errors - 1) - expected) * well
+        t.seen[rows] += requests
+        t.last_at[rows] = at
+        t.recent_requests[rows] = t.recent_requests[rows] * RECENT_KEEP + requests
+        t.recent_errors[rows] = t.recent_errors[rows] * RECENT_KEEP + errors
+        t.episode_requests[rows] += requests * ~well
+
+    def _alarms(self, rows: IntArray, threshold: float) -> IntArray:
+        t = self.table
+        over: IntArray = rows[(self.evidence(rows) >= threshold) & ~t.alarmed[rows]]
+        if not len(over):
+            return over
+        best = np.argmax(t.wealth[over], axis=1)
+        enough = (t.run_errors[over, best] >= MIN_ERRORS) & (t.run_ticks[over, best] >= MIN_TICKS)
+        over, best = over[enough], best[enough]
+        t.alarmed[over] = True
+        t.onset[over] = t.start[over, best]
+        t.fault[over] = t.run_errors[over, best] / t.run_requests[over, best]
+        t.episode_requests[over] = t.run_requests[over, best]
+        t.recent_requests[over] = t.run_requests[over, best]
+        t.recent_errors[over] = t.run_errors[over, best]
+        t.calm[over] = 0
+        self._drop(over)
+        return over
+
+    def _quiet(self, at: float, rows: IntArray, good: FloatArray, errors: FloatArray) -> None:
+        """Run the test the other way round: baseline against half of the fault that alarmed."""
+        t = self.table
+        sick = t.alarmed[rows]
+        if not sick.any():
+            return
+        rows, good, errors = rows[sick], good[sick], errors[sick]
+        bound = t.bound[rows]
+        half = bound + (1 - bound) * np.clip(t.fault[rows] / 2, FAULTS[0], 0.6)
+        gain = errors * (np.log(bound) - np.log(half)) + good * (np.log1p(-bound) - np.log1p(-half))
+        was = t.calm[rows]
+        calm = np.maximum(0, was + gain / t.dispersion[rows])
+        t.calm_since[rows] = np.where(was <= 0, at, t.calm_since[rows])
+        t.calm[rows] = calm
+        self.reset(rows[(calm >= QUIET_NATS) & (at - t.calm_since[rows] >= QUIET_S)])
+
+    def _silence(self, at: float, rows: IntArray) -> None:
+        t = self.table
+        self.reset(rows[t.alarmed[rows] & (at - t.last_at[rows] > SILENT_S)])
+
+    def _drop(self, rows: IntArray) -> None:
+        t = self.table
+        for column in (t.fresh_requests, t.fresh_errors, t.fresh_pairs, t.ripe_requests, t.ripe_errors, t.ripe_pairs):
+            column[rows] = 0

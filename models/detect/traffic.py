@@ -1,0 +1,113 @@
+"""Traffic as counts: has a service that used to be called fallen nearly silent while its callers have not?
+
+Poisson CUSUM for a fall to a tenth, against a null that already allows half of the learnt rate, scaled by how the whole
+mesh's traffic moves (a change of load alone is no anomaly). Thin and conservative on purpose: at least 10 s of evidence,
+rates above 2 per second, and at least one request in the window — total silence is never read as failure, because lost
+telemetry looks the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from models.detect.baseline import BoolArray, FloatArray, IntArray
+from models.detect.finding import MAX_NATS, Finding
+
+FALL: Final = 0.1
+NORMAL: Final = 0.5
+MIN_RPS: Final = 2.0
+MIN_S: Final = 10.0
+HALF_LIFE_S: Final = 120.0
+RATE_S: Final = 2.0
+"""Time constant of the recent rate, seconds."""
+
+
+@dataclass(slots=True)
+class TrafficTable:
+    """Columns of request rates."""
+
+    learnt_s: FloatArray  # Σ seconds behind `learnt`
+    learnt: FloatArray  # Σ requests, exponentially forgotten
+    fresh_s: FloatArray
+    fresh: FloatArray
+    recent: FloatArray  # recent rate, requests per second
+    wealth: FloatArray
+    start: FloatArray
+    run: FloatArray
+    alarmed: BoolArray
+    watched: BoolArray
+
+
+def empty_table() -> TrafficTable:
+    """Return a table without rows."""
+    names = [name for name in TrafficTable.__slots__ if name not in {"alarmed", "watched"}]
+    return TrafficTable(
+        alarmed=np.zeros(0, dtype=np.bool_),
+        watched=np.zeros(0, dtype=np.bool_),
+        **{name: np.zeros(0) for name in names},
+    )
+
+
+class TrafficDetector:
+    """Request rates of many series; only rows marked `watched` can alarm."""
+
+    def __init__(self, tick_s: float) -> None:
+        self.table = empty_table()
+        self._tick_s = tick_s
+        self.mesh_recent = 0.0
+        self.mesh_learnt = 0.0
+
+    def rate(self, rows: IntArray) -> FloatArray:
+        """Return the learnt rate of each row, requests per second (0 when nothing is learnt)."""
+        t = self.table
+        return np.where(t.learnt_s[rows] > 0, t.learnt[rows] / np.maximum(t.learnt_s[rows], 1e-9), 0.0)
+
+    def update(self, at: float, rows: IntArray, requests: FloatArray, threshold: float) -> IntArray:
+        """Take one tick of *all* open rows (`requests` 0 where nothing came); return the rows that alarm in this tick."""
+        t, dt = self.table, self._tick_s
+        blend = dt / RATE_S
+        t.recent[rows] += blend * (requests / dt - t.recent[rows])
+        t.fresh[rows] += requests * ~t.alarmed[rows]
+        t.fresh_s[rows] += dt * ~t.alarmed[rows]
+        rate = self.rate(rows)
+        self.mesh_recent = float(t.recent[rows][t.watched[rows]].sum())
+        self.mesh_learnt = float(rate[t.watched[rows]].sum())
+        load = min(1.0, self.mesh_recent / self.mesh_learnt) if self.mesh_learnt > 0 else 1.0
+        normal = NORMAL * load * rate
+        gain = requests * np.log(FALL / NORMAL) + (1 - FALL / NORMAL) * normal * dt
+        gain = np.minimum(gain, threshold * dt / MIN_S)
+        watched = t.watched[rows] & (rate >= MIN_RPS) & (t.learnt_s[rows] >= MIN_S)
+        restart = t.wealth[rows] <= 0
+        t.start[rows] = np.where(restart, at - dt, t.start[rows])
+        t.run[rows] = np.where(restart, 0, t.run[rows]) + requests
+        t.wealth[rows] = np.where(watched, np.clip(np.maximum(0, t.wealth[rows]) + gain, 0, MAX_NATS), 0.0)
+        back = t.alarmed[rows] & (t.recent[rows] >= normal)
+        self.reset(rows[back])
+        alarms = rows[(t.wealth[rows] >= threshold) & ~t.alarmed[rows] & (t.run[rows] >= 1)]
+        t.alarmed[alarms] = True
+        return alarms
+
+    def learn(self, elapsed_s: float, rows: IntArray) -> None:
+        """Let what has ripened into the learnt rates."""
+        t = self.table
+        keep = 0.5 ** (elapsed_s / HALF_LIFE_S)
+        free = rows[t.wealth[rows] <= 0]
+        for total, fresh in ((t.learnt, t.fresh), (t.learnt_s, t.fresh_s)):
+            total[free] = total[free] * keep + fresh[free]
+            fresh[free] = 0
+
+    def finding(self, row: int) -> Finding:
+        """Describe an alarmed row; rates in requests per second."""
+        t = self.table
+        expected = float(self.rate(np.asarray([row]))[0])
+        return Finding(float(t.start[row]), float(t.recent[row]), expected, float(t.wealth[row]), int(t.run[row]))
+
+    def reset(self, rows: IntArray) -> None:
+        """Forget alarm state; keep the learnt rates."""
+        t = self.table
+        for column in (t.wealth, t.run, t.fresh, t.fresh_s):
+            column[rows] = 0
+        t.alarmed[rows] = False
