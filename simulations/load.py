@@ -18,13 +18,11 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
-from aiohttp import web
 
 from simulations.journal import Journal, Record
 from simulations.shop import trouble
@@ -171,34 +169,13 @@ async def _stopped(stop: asyncio.Event, wait_s: float) -> bool:
     return True
 
 
-@asynccontextmanager
-async def _health(address: str, port: int) -> AsyncIterator[None]:
-    """Answer `/healthz`, as every application beside a sidecar does. Port 0: no health endpoint."""
-    if not port:
-        yield
-        return
-
-    async def healthz(_: web.Request) -> web.Response:
-        return web.json_response({"service": "gateway", "ok": True})
-
-    app = web.Application()
-    app.router.add_get("/healthz", healthz)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, address, port, reuse_address=True).start()
-        yield
-    finally:
-        await runner.cleanup()
-
-
-async def _main(config: Config, address: str, port: int) -> None:
+async def _main(config: Config) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
     journal = Journal(config.journal)
-    async with _health(address, port), asyncio.TaskGroup() as group:
+    async with asyncio.TaskGroup() as group:
         writer = group.create_task(journal.write_until_closed(), name="journal")
         try:
             await Generator(config, journal).run(stop)
@@ -208,7 +185,7 @@ async def _main(config: Config, address: str, port: int) -> None:
 
 
 def main() -> None:
-    """Send until SIGTERM or SIGINT; a journal or port that cannot be had is a clear error with exit code 1."""
+    """Send until SIGTERM or SIGINT; a journal that cannot be written is a clear error with exit code 1."""
     parser = argparse.ArgumentParser(prog="simulations.load", description="Open-loop users of the shop.")
     parser.add_argument("--target", default=f"http://{ENTRY}")
     parser.add_argument("--proxy", default="", help="URL of the users' sidecar (outbound)")
@@ -217,8 +194,6 @@ def main() -> None:
     parser.add_argument("--from", dest="start", type=float, default=0.0, help="begin at this second of the schedule")
     parser.add_argument("--objective", type=float, default=OBJECTIVE_S, help="seconds within which a request is good")
     parser.add_argument("--journal", type=Path, required=True, help="file for one JSON line per request")
-    parser.add_argument("--address", default="127.0.0.1", help="where to answer /healthz")
-    parser.add_argument("--port", type=int, default=0, help="port of /healthz (0: none)")
     options = parser.parse_args()
     config = Config(
         target=options.target,
@@ -230,9 +205,9 @@ def main() -> None:
         journal=options.journal,
     )
     try:
-        asyncio.run(_main(config, options.address, options.port))
+        asyncio.run(_main(config))
     except OSError as error:
-        print(f"load: {error}; choose another journal or address", file=sys.stderr)
+        print(f"load: {error}; choose another journal", file=sys.stderr)
         raise SystemExit(1) from None
 
 

@@ -1,0 +1,297 @@
+"""The whole thing, running: control plane, agent, eighteen sidecars, the shop and its users, all real processes.
+
+`async with Cluster(options) as cluster:` starts everything in a state directory and a loopback subnet of its own, waits
+until a user's request goes all the way through, and stops everything in order at the end. Each wait has a deadline; what
+is not there by then is named, with the last lines of its log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+
+from control.client import ControlClient
+from models.domain import Health
+from models.errors import Broken, FibrinError
+from simulations.addresses import free_port, free_subnet
+from simulations.journal import Tail
+from simulations.processes import Processes
+from simulations.shop.fault import Fault, set_fault
+from simulations.shop.spec import APP_PORT, ENTRY, OUTBOUND_PORT, PLACEMENTS, USERS, Placement, placement
+from simulations.sidecars import Fleet, Sidecar
+
+START_DEADLINE_S = 60.0
+"""Longest wait for any one part of the start, on a slow and busy machine."""
+
+_POLL_S = 0.05
+_DRAIN_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """One running mesh. `rate` is users' requests per second; `state_dir` None makes a temporary one."""
+
+    seed: int = 1
+    rate: float = 70.0
+    observe_only: bool = False
+    with_agent: bool = True
+    state_dir: Path | None = None
+
+
+class Cluster:
+    """Starts, breaks, repairs and stops the processes of one mesh. `tell` hears what is being done, in a few words."""
+
+    def __init__(self, options: Options, tell: Callable[[str], None] = lambda _: None) -> None:
+        self.options = options
+        self._tell = tell
+        self._temporary = options.state_dir is None
+        self.state_dir = options.state_dir or Path(tempfile.mkdtemp(prefix="fibrin-"))
+        self._logs = self.state_dir / "logs"
+        self.processes = Processes(self._logs)
+        self.addresses = free_subnet([USERS.id, *(p.id for p in PLACEMENTS)], random.Random())
+        self.control_url = f"http://127.0.0.1:{free_port()}"
+        self.agent_url = f"http://127.0.0.1:{free_port()}"
+        self._users: asyncio.Server | None = None
+        self._session: aiohttp.ClientSession | None = None
+        self._runs = 0
+
+    # --- life -------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Start everything except the users. Raises Broken naming what did not come up."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop everything, in order. The state directory stays until `forget`."""
+        await asyncio.shield(self._stop())
+
+    def forget(self) -> None:
+        """Remove a temporary state directory; one that was given is left alone."""
+        if self._temporary:
+            shutil.rmtree(self.state_dir, ignore_errors=True)
+
+    async def _start(self) -> None:
+        await asyncio.to_thread(self._logs.mkdir, mode=0o700, parents=True, exist_ok=True)
+        timeout = aiohttp.ClientTimeout(total=5.0)
+        self._session = aiohttp.ClientSession(timeout=timeout)
+        self._users = await asyncio.start_server(_hang_up, self.addresses[USERS.id], APP_PORT)
+        self._tell("starting the control plane and the shop")
+        await self._fibrin("control", self.control_url)
+        for instance in PLACEMENTS:
+            await self._spawn_application(instance)
+        await self._until("the control plane", self._control_ready, "control")
+        await self._apply_declared()
+        self._tell(f"starting the agent and {len(PLACEMENTS) + 1} sidecars")
+        if self.options.with_agent:
+            await self.start_agent(observe_only=self.options.observe_only, wait=False)
+        await self._spawn_sidecars()
+        await self.until_healthy()
+        if self.options.with_agent:
+            await self._until("the agent", lambda: self._answers(f"{self.agent_url}/readyz"), "agent")
+        await self._until("a user's request to go through", self._user_served)
+
+    async def _stop(self) -> None:
+        self._tell("stopping")
+        if self._session is not None:
+            await self._session.close()
+        await self.processes.stop_many(["load"], 8.0)
+        await self.processes.stop_many(["agent"], 8.0)
+        applications = [p.id for p in PLACEMENTS]
+        await self.processes.stop_many(["sidecars"], _DRAIN_S + 8.0)
+        await self.processes.stop_many([*applications, "control"], 8.0)
+        if self._users is not None:
+            self._users.close()
+            await self._users.wait_closed()
+
+    # --- parts ------------------------------------------------------------------------------------------------
+
+    async def _fibrin(self, name: str, url: str, *flags: str) -> None:
+        port = url.rpartition(":")[2]
+        await self.processes.start(name, "fibrin", ["--state-dir", str(self.state_dir), name, "--port", port, *flags])
+
+    async def _spawn_application(self, instance: Placement) -> None:
+        arguments = {
+            "service": instance.service,
+            "version": instance.version,
+            "instance": instance.id,
+            "address": self.addresses[instance.id],
+            "port": str(APP_PORT),
+            "fault-control": str(self._fault_socket(instance.id)),
+            "seed": str(self.options.seed),
+        }
+        flat = [part for key, value in arguments.items() for part in (f"--{key}", value)]
+        await self.processes.start(instance.id, "simulations.shop", flat)
+
+    async def _spawn_sidecars(self) -> None:
+        fleet = Fleet(
+            state_dir=str(self.state_dir),
+            api_url=self.control_url,
+            drain_deadline_s=_DRAIN_S,
+            sidecars=tuple(
+                Sidecar(
+                    id=p.id,
+                    service=p.service,
+                    version=p.version,
+                    zone=p.zone,
+                    address=self.addresses[p.id],
+                    probe_path="" if p is USERS else "/healthz",
+                )
+                for p in (*PLACEMENTS, USERS)
+            ),
+        )
+        path = self.state_dir / "fleet.json"
+        await asyncio.to_thread(path.write_text, fleet.encode(), encoding="utf-8")
+        await self.processes.start("sidecars", "simulations.sidecars", [str(path)])
+
+    async def start_agent(self, *, observe_only: bool, wait: bool = True) -> None:
+        """Start the agent; with `wait`, return when it is ready."""
+        flags = ["--observe-only"] if observe_only else []
+        await self._fibrin("agent", self.agent_url, "--control-url", self.control_url, *flags)
+        if wait:
+            await self._until("the agent", lambda: self._answers(f"{self.agent_url}/readyz"), "agent")
+
+    async def until_healthy(self) -> None:
+        """Wait until the control plane knows every instance as healthy. Raises Broken when that takes too long."""
+        await self._until("every instance to be healthy", self._all_healthy, "sidecars")
+
+    async def restart_agent(self, *, observe_only: bool) -> None:
+        """Stop the agent in order and start another one."""
+        await self.processes.stop("agent", 8.0)
+        await self.start_agent(observe_only=observe_only)
+
+    async def start_users(self, start: float = 0.0) -> Tail:
+        """Let users come, from second `start` of the schedule on; return the tail of their journal."""
+        self._runs += 1
+        journal = self.state_dir / f"journal-{self._runs}.jsonl"
+        proxy = f"http://{self.addresses[USERS.id]}:{OUTBOUND_PORT}"
+        arguments = [
+            *("--target", f"http://{ENTRY}", "--proxy", proxy),
+            *("--rate", str(self.options.rate), "--seed", str(self.options.seed)),
+            *("--from", str(start), "--journal", str(journal)),
+        ]
+        await self.processes.start("load", "simulations.load", arguments)
+        tail = Tail(journal)
+        await self._until("the first user", lambda: _began(tail), "load")
+        return tail
+
+    async def stop_users(self) -> None:
+        """Let the users in the shop finish and no more come."""
+        await self.processes.stop("load", 8.0)
+
+    def control(self) -> ControlClient:
+        """Return a client of the control plane with the operator's token, to be used as `async with`."""
+        return ControlClient.from_state_dir(self.state_dir, "operator", actor="demo")
+
+    # --- breaking and repairing (`simulations.faults.Shop`) -----------------------------------------------------
+
+    def _fault_socket(self, instance: str) -> Path:
+        return self.state_dir / f"{instance}.fault"
+
+    async def set_fault(self, instance: str, fault: Fault) -> None:
+        """Put an injected fault in force at one instance."""
+        await set_fault(self._fault_socket(instance), fault)
+
+    async def kill_application(self, instance: str) -> None:
+        """Kill an instance's application process with SIGKILL; its sidecar stays."""
+        await self.processes.kill(instance)
+
+    async def start_application(self, instance: str) -> None:
+        """Start an instance's application process again and wait until it answers."""
+        await asyncio.to_thread(self._fault_socket(instance).unlink, missing_ok=True)
+        await self._spawn_application(placement(instance))
+        url = f"http://{self.addresses[instance]}:{APP_PORT}/healthz"
+        await self._until(instance, lambda: self._answers(url), instance)
+
+    # --- waiting ----------------------------------------------------------------------------------------------
+
+    async def _until(self, what: str, ready: Callable[[], Awaitable[str]], *names: str) -> None:
+        """Wait until `ready` returns "" (nothing missing). Raises Broken when a process ends or the deadline passes."""
+        deadline = time.monotonic() + START_DEADLINE_S
+        missing = "nothing yet"
+        while time.monotonic() < deadline:
+            self.processes.require_running()
+            missing = await ready()
+            if not missing:
+                return
+            await asyncio.sleep(_POLL_S)
+        words = "".join(f"\n{name} said last:\n{self.processes.last_words(name)}" for name in names)
+        raise Broken(
+            f"waited {START_DEADLINE_S:g} s for {what}: {missing}{words}",
+            hint=f"the logs are in {self._logs}; is this machine overloaded?",
+        )
+
+    async def _answers(self, url: str) -> str:
+        assert self._session is not None, "the cluster is running"
+        try:
+            async with self._session.get(url) as response:
+                await response.read()
+                return "" if response.status == 200 else f"{url} answers {response.status}"  # noqa: PLR2004 - HTTP's own number
+        except (aiohttp.ClientError, TimeoutError) as error:
+            return f"{url} does not answer: {str(error) or type(error).__name__}"
+
+    async def _control_ready(self) -> str:
+        missing = await self._answers(f"{self.control_url}/readyz")
+        if missing:
+            return missing
+        present = await asyncio.to_thread((self.state_dir / "control.json").exists)
+        return "" if present else "control.json is not written yet"
+
+    async def _all_healthy(self) -> str:
+        try:
+            async with self.control() as control:
+                found = {i.id: i.health for i in await control.instances()}
+        except FibrinError as error:
+            return str(error)
+        missing = [p.id for p in (*PLACEMENTS, USERS) if found.get(p.id) is not Health.HEALTHY]
+        return f"not healthy yet: {', '.join(missing)}" if missing else ""
+
+    async def _user_served(self) -> str:
+        """Buy something through the users' sidecar."""
+        assert self._session is not None, "the cluster is running"
+        proxy = f"http://{self.addresses[USERS.id]}:{OUTBOUND_PORT}"
+        for method, path in (("GET", "/product/1"), ("POST", "/cart/1"), ("POST", "/checkout")):
+            try:
+                async with self._session.request(method, f"http://{ENTRY}{path}", proxy=proxy) as response:
+                    text = (await response.text())[:200]
+                    if response.status != 200:  # noqa: PLR2004 - HTTP's own number
+                        return f"{method} {path} answers {response.status}: {text}"
+            except (aiohttp.ClientError, TimeoutError) as error:
+                return f"{method} {path}: {str(error) or type(error).__name__}"
+        return ""
+
+    async def _apply_declared(self) -> None:
+        folder = resources.files("simulations.shop") / "mesh"
+        manifests = {f.name: f.read_text(encoding="utf-8") for f in folder.iterdir() if f.name.endswith(".yaml")}
+        async with self.control() as control:
+            await control.apply(manifests)
+
+
+async def _began(tail: Tail) -> str:
+    await asyncio.to_thread(tail.read)
+    return "" if tail.began is not None else "the journal is empty"
+
+
+async def _hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """The users' side is well as long as it takes a connection; it serves nothing."""
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()

@@ -1,0 +1,87 @@
+"""The result for people (a table) and for machines (one JSON object), and the exit code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from simulations.demo.account import Result
+
+
+def exit_code(results: Sequence[Result], expected: int, *, audit_ok: bool) -> int:
+    """Return 0 only if every breakage was played and healed by the right cause, nobody innocent was hit and the audit holds."""
+    good = all(r.healed and r.cause_right and not r.innocent_hit for r in results)
+    return 0 if good and audit_ok and len(results) == expected else 1
+
+
+def as_json(results: Sequence[Result], *, audit_ok: bool) -> str:
+    """Render the object that `-o json` promises, on one line."""
+    return json.dumps({"breakages": [_row(r) for r in results], "audit_ok": audit_ok}, ensure_ascii=False)
+
+
+def _row(result: Result) -> dict[str, object]:
+    return {
+        "name": result.name,
+        "cause": result.cause,
+        "cause_right": result.cause_right,
+        "healed": result.healed,
+        "innocent_hit": result.innocent_hit,
+        "detected_s": _rounded(result.detected_s),
+        "mitigated_s": _rounded(result.mitigated_s),
+        "lost_with": result.lost_with,
+        "lost_without": result.lost_without,
+        "verified_s": _rounded(result.verified_s),
+        "requests": result.requests,
+        "playbook": result.playbook,
+        "actions": list(result.actions),
+    }
+
+
+def as_table(results: Sequence[Result]) -> Table:
+    """Render the result table."""
+    table = Table(title="What broke, and what became of it", title_justify="left")
+    for heading, justify in (
+        ("BREAKAGE", "left"),
+        ("CAUSE FOUND", "left"),
+        ("ACTION", "left"),
+        ("DETECTED", "right"),
+        ("MITIGATED", "right"),
+        ("VERIFIED", "right"),
+        ("LOST WITH", "right"),
+        ("LOST WITHOUT", "right"),
+        ("", "left"),
+    ):
+        table.add_column(heading, justify="right" if justify == "right" else "left")
+    for r in results:
+        marks = "" if r.cause_right else " ×"
+        table.add_row(
+            r.name,
+            (r.cause or "<none>") + marks,
+            "; ".join(r.actions) or "<none>",
+            _seconds(r.detected_s),
+            _seconds(r.mitigated_s),
+            _seconds(r.verified_s),
+            f"{r.lost_with} of {r.requests}",
+            "<none>" if r.lost_without is None else str(r.lost_without),
+            verdict(r),
+        )
+    return table
+
+
+def verdict(result: Result) -> str:
+    """Return the one word a row ends with."""
+    if result.innocent_hit:
+        return "[red]hit an innocent[/red]"
+    if not result.healed:
+        return "[red]not healed[/red]"
+    return "[green]healed[/green]" if result.cause_right else "[yellow]healed, wrong cause[/yellow]"
+
+
+def _seconds(value: float | None) -> str:
+    return "<never>" if value is None else f"{value:.2f} s"
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)

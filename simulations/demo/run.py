@@ -1,0 +1,119 @@
+"""What `fibrin demo` calls: the whole demo, from nothing to an exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from agent.audit import verify
+from models.errors import FibrinError
+from simulations.cluster import Cluster, Options
+from simulations.demo import report
+from simulations.demo.account import Result
+from simulations.demo.breakages import BREAKAGES
+from simulations.demo.options import DEFAULT_RATE, DemoOptions
+from simulations.demo.scenario import Scenario
+from simulations.demo.screen import Screen
+from simulations.demo.story import Display, PlainLines, State, Story
+from simulations.demo.watch import Watch
+
+_SOCKETS = ("*.sock", "*.fault")
+
+
+async def run_demo(options: DemoOptions) -> int:
+    """Play the demo and return its exit code: 0 only if everything healed, by the right cause, with nobody innocent hit.
+
+    With `-o json` the object is all of stdout and the story goes to stderr. SIGINT and SIGTERM stop it in order.
+
+    Raises:
+        Broken: a process did not start or ended by itself; nothing is left running.
+    """
+    _stop_on_sigterm()
+    machine = options.output == "json"
+    console = Console(stderr=machine)
+    state = State()
+    async with _display(console, state, headless=options.headless or machine) as display:
+        story = Story(state, display)
+        cluster = Cluster(
+            Options(seed=options.seed, rate=options.rate or DEFAULT_RATE), lambda text: story.tell("demo", text)
+        )
+        broken = False
+        try:
+            results, audit_ok = await _play(cluster, story, options)
+        except FibrinError:
+            broken = True  # the error names logs: leave them
+            raise
+        finally:
+            if options.keep_logs is not None:
+                await asyncio.to_thread(_keep, cluster.state_dir, options.keep_logs)
+            if not broken:
+                await asyncio.to_thread(cluster.forget)
+    if machine:
+        print(report.as_json(results, audit_ok=audit_ok), flush=True)
+    else:
+        console.print(report.as_table(results))
+        console.print(f"audit log: {'every record verified' if audit_ok else 'BROKEN'}")
+    return report.exit_code(results, len(BREAKAGES), audit_ok=audit_ok)
+
+
+async def _play(cluster: Cluster, story: Story, options: DemoOptions) -> tuple[tuple[Result, ...], bool]:
+    async with cluster:
+        watch = Watch(cluster, story)
+        async with watch.following():
+            story.phase(f"everything runs: {len(cluster.processes.pids())} processes, state in {cluster.state_dir}")
+            scenario = Scenario(cluster, watch, story)
+            played = await scenario.with_agent()
+            results = await scenario.without_agent(played)
+            audit_ok = await _audit(cluster, story)
+            if options.hold:
+                await _hold(cluster, watch, story)
+    return results, audit_ok
+
+
+async def _audit(cluster: Cluster, story: Story) -> bool:
+    """Verify the audit log; one that is missing or unreadable does not verify."""
+    try:
+        found = await asyncio.to_thread(verify, cluster.state_dir / "audit.log")
+    except (FibrinError, OSError) as error:
+        story.tell("audit", f"the audit log cannot be verified: {error}")
+        return False
+    story.tell("audit", f"{found.records} records, chain unbroken" if found.ok else f"broken: {found.message}")
+    return found.ok and found.records > 0
+
+
+async def _hold(cluster: Cluster, watch: Watch, story: Story) -> None:
+    """Keep the mesh up, with an agent that acts and users who shop, until the demo is told to stop."""
+    await cluster.restart_agent(observe_only=False)
+    watch.follow_users(await cluster.start_users())
+    story.state.healing = True
+    story.phase(f"the mesh stays up (Ctrl-C ends it); try `fibrin --state-dir {cluster.state_dir} get services`")
+    while True:
+        cluster.processes.require_running()
+        await asyncio.sleep(1.0)
+
+
+@asynccontextmanager
+async def _display(console: Console, state: State, *, headless: bool) -> AsyncIterator[Display]:
+    if headless or not console.is_terminal:
+        yield PlainLines(console, state.began)
+        return
+    screen = Screen(console, state)
+    async with screen.shown():
+        yield screen
+
+
+def _stop_on_sigterm() -> None:
+    """Let SIGTERM do what Ctrl-C does: cancel the demo, which stops everything in order."""
+    task = asyncio.current_task()
+    assert task is not None, "run_demo runs in a task"
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+
+def _keep(state_dir: Path, target: Path) -> None:
+    shutil.copytree(state_dir, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_SOCKETS, "ca", "*.token"))

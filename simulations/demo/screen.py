@@ -1,0 +1,150 @@
+"""The live screen: services with their golden signals, overlays in force, the story, the users and a clock."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from rich.console import Console, Group
+from rich.layout import Layout
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from agent.story import deed
+from simulations.alongside import alongside
+from simulations.demo import report
+from simulations.demo.story import Line, ServiceRow, State
+from simulations.journal import Record
+
+_REFRESH_S: Final = 0.25
+_RECENT_S: Final = 5.0
+_BAD_RATIO, _ODD_RATIO = 0.05, 0.005
+_STYLES: Final = {
+    "onset": "bold red",
+    "lost": "bold red",
+    "detected": "bold yellow",
+    "correlated": "yellow",
+    "planned": "cyan",
+    "acting": "bold cyan",
+    "verifying": "cyan",
+    "SLI back": "bold green",
+    "resolved": "bold green",
+    "escalated": "bold magenta",
+    "undoing": "magenta",
+    "repair": "blue",
+    "demo": "dim",
+}
+
+
+class Screen:
+    """Draws `State` a few times a second while its `async with` block runs. The agent's pace does not depend on it."""
+
+    def __init__(self, console: Console, state: State) -> None:
+        self._console = console
+        self._state = state
+
+    def line(self, line: Line) -> None:
+        """Nothing to do: the next drawing shows the line from the state."""
+
+    @asynccontextmanager
+    async def shown(self) -> AsyncIterator[None]:
+        """Show the screen until the block ends; the terminal is then as it was before."""
+        with Live(console=self._console, screen=True, auto_refresh=False) as live:
+            async with alongside({"screen": self._draw(live)}):
+                yield
+
+    async def _draw(self, live: Live) -> None:
+        while True:
+            live.update(render(self._state, time.time(), self._console.height), refresh=True)
+            await asyncio.sleep(_REFRESH_S)
+
+
+def render(state: State, now: float, height: int = 40) -> Layout:
+    """Draw the whole screen as of Unix time `now`."""
+    layout = Layout()
+    layout.split_column(Layout(_head(state, now), name="head", size=3), Layout(name="body"))
+    left = Layout(name="left", ratio=5)
+    left.split_column(
+        Layout(_services(state.services), name="services", ratio=3),
+        Layout(_overlays(state, now), name="overlays", size=7),
+    )
+    lines = list(state.lines)[-max(5, height - 8 - 2 * bool(state.results) * 5) :]
+    right = Layout(name="right", ratio=7)
+    story = Layout(Panel(_story(lines, state.began), title="What happens", title_align="left"), name="story")
+    if state.results:
+        right.split_column(story, Layout(report.as_table(state.results), name="results", size=10))
+    else:
+        right.split_column(story)
+    layout["body"].split_row(left, right)
+    return layout
+
+
+def _head(state: State, now: float) -> Panel:
+    clock = Text(f"{now - state.began:6.1f} s  ", style="bold")
+    if state.onset is not None:
+        clock.append(f"{now - state.onset:+.1f} s since the onset  ", style="bold red")
+    mode = Text(
+        "agent heals  " if state.healing else "agent only looks  ", style="green" if state.healing else "yellow"
+    )
+    return Panel(Text.assemble(clock, mode, Text(state.phase, style="bold"), "  ", _users(state, now)), title="Fibrin")
+
+
+def _users(state: State, now: float) -> Text:
+    records: list[Record] = [] if state.users is None else state.users.records
+    recent: list[Record] = []
+    for record in reversed(records):
+        if record.sent < now - 2 * _RECENT_S:
+            break
+        if record.seen > now - _RECENT_S:
+            recent.append(record)
+    if not recent:
+        return Text("no users", style="dim")
+    missed = sum(r.missed for r in recent)
+    text = f"users: {len(recent) / _RECENT_S:.0f}/s, {100 * (1 - missed / len(recent)):.1f} % well served"
+    return Text(text, style="red" if missed else "green")
+
+
+def _services(rows: Iterable[ServiceRow]) -> Panel:
+    table = Table(expand=True, box=None)
+    for name in ("SERVICE", "RPS", "ERRORS", "P50", "P99", "BUSY"):
+        table.add_column(name, justify="left" if name == "SERVICE" else "right", no_wrap=True)
+    for row in rows:
+        style = "red" if row.error_ratio >= _BAD_RATIO else "yellow" if row.error_ratio >= _ODD_RATIO else ""
+        table.add_row(
+            row.name,
+            f"{row.rps:.0f}",
+            Text(f"{100 * row.error_ratio:.1f} %", style=style),
+            _milliseconds(row.p50_s),
+            _milliseconds(row.p99_s),
+            f"{row.saturation:.0f}",
+        )
+    return Panel(table, title="Golden signals of the last 10 s", title_align="left")
+
+
+def _overlays(state: State, now: float) -> Panel:
+    lines = [
+        Text(f"{deed(o.change)}  ({o.actor}, {o.expires_at - now:.0f} s left)", style="cyan")
+        for o in sorted(state.overlays.values(), key=lambda o: o.created_at)
+    ]
+    return Panel(Group(*lines) if lines else Text("<none>", style="dim"), title="Overlays in force", title_align="left")
+
+
+def _story(lines: Iterable[Line], began: float) -> Group:
+    shown = []
+    for line in lines:
+        after = "" if line.after_onset is None else f"{line.after_onset:+.2f} s"
+        text = Text(no_wrap=True, overflow="ellipsis")
+        text.append(f"{line.at - began:6.1f} {after:>9} ", style="dim")
+        text.append(f"{line.kind:<10} ", style=_STYLES.get(line.kind, ""))
+        text.append(line.text)
+        shown.append(text)
+    return Group(*shown)
+
+
+def _milliseconds(seconds: float) -> str:
+    return "<none>" if seconds != seconds else f"{seconds * 1000:.0f} ms"  # noqa: PLR0124 - NaN is not itself
