@@ -57,14 +57,14 @@ class Tag(StrEnum):
 
 TAGS: Final[dict[Side, tuple[Tag, ...]]] = {
     Side.CLIENT: (Tag.CLUSTER, Tag.ROUTE, Tag.HOST, Tag.CODE, Tag.FLAGS, Tag.GRPC),
-    Side.ATTEMPT: (Tag.CLUSTER, Tag.ROUTE, Tag.HOST, Tag.CODE, Tag.FLAGS, Tag.GRPC),
+    Side.ATTEMPT: (Tag.CLUSTER, Tag.HOST, Tag.CODE, Tag.FLAGS, Tag.GRPC),
     Side.SERVER: (Tag.PEER, Tag.CODE, Tag.FLAGS, Tag.GRPC),
 }
 """Tags of the request counter."""
 
 LATENCY_TAGS: Final[dict[Side, tuple[Tag, ...]]] = {
-    Side.CLIENT: (Tag.CLUSTER, Tag.ROUTE, Tag.HOST),
-    Side.ATTEMPT: (Tag.CLUSTER, Tag.ROUTE, Tag.HOST),
+    Side.CLIENT: (Tag.CLUSTER, Tag.ROUTE),
+    Side.ATTEMPT: (Tag.CLUSTER, Tag.HOST),
     Side.SERVER: (Tag.PEER,),
 }
 """Tags of the latency histogram: few, because a histogram costs 1.2 KB per report and combination."""
