@@ -4,10 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Final
 
+from rich.console import JustifyMethod
 from rich.table import Table
 
 from simulations.demo.account import Result
+
+_COLUMNS: Final[dict[str, JustifyMethod]] = {
+    "BREAKAGE": "left",
+    "CAUSE FOUND": "left",
+    "ACTION": "left",
+    "DETECTED": "right",
+    "MITIGATED": "right",
+    "VERIFIED": "right",
+    "LOST WITH": "right",
+    "LOST WITHOUT": "right",
+    "": "left",
+}
+_LONG: Final = frozenset({"ACTION", "VERIFIED"})
 
 
 def exit_code(results: Sequence[Result], expected: int, *, audit_ok: bool) -> int:
@@ -39,34 +54,25 @@ def _row(result: Result) -> dict[str, object]:
     }
 
 
-def as_table(results: Sequence[Result]) -> Table:
-    """Render the result table."""
+def as_table(results: Sequence[Result], *, brief: bool = False) -> Table:
+    """Render the result table; `brief` leaves out what was done and when it was verified, for narrow places."""
     table = Table(title="What broke, and what became of it", title_justify="left")
-    for heading, justify in (
-        ("BREAKAGE", "left"),
-        ("CAUSE FOUND", "left"),
-        ("ACTION", "left"),
-        ("DETECTED", "right"),
-        ("MITIGATED", "right"),
-        ("VERIFIED", "right"),
-        ("LOST WITH", "right"),
-        ("LOST WITHOUT", "right"),
-        ("", "left"),
-    ):
-        table.add_column(heading, justify="right" if justify == "right" else "left")
+    for heading, justify in _COLUMNS.items():
+        if not (brief and heading in _LONG):
+            table.add_column(heading, justify=justify, no_wrap=brief)
     for r in results:
-        marks = "" if r.cause_right else " ×"
-        table.add_row(
-            r.name,
-            (r.cause or "<none>") + marks,
-            "; ".join(r.actions) or "<none>",
-            _seconds(r.detected_s),
-            _seconds(r.mitigated_s),
-            _seconds(r.verified_s),
-            f"{r.lost_with} of {r.requests}",
-            "<none>" if r.lost_without is None else str(r.lost_without),
-            verdict(r),
-        )
+        cells = {
+            "BREAKAGE": r.name,
+            "CAUSE FOUND": (r.cause or "<none>") + ("" if r.cause_right else " ×"),
+            "ACTION": "; ".join(r.actions) or "<none>",
+            "DETECTED": _seconds(r.detected_s),
+            "MITIGATED": _seconds(r.mitigated_s),
+            "VERIFIED": _seconds(r.verified_s),
+            "LOST WITH": f"{r.lost_with} of {r.requests}",
+            "LOST WITHOUT": "<none>" if r.lost_without is None else str(r.lost_without),
+            "": verdict(r),
+        }
+        table.add_row(*(cell for heading, cell in cells.items() if not (brief and heading in _LONG)))
     return table
 
 

@@ -16,9 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.story import deed
+from agent.telemetry.views import ServiceSignals
 from simulations.alongside import alongside
 from simulations.demo import report
-from simulations.demo.story import Line, ServiceRow, State
+from simulations.demo.story import Line, State
 from simulations.journal import Record
 
 _REFRESH_S: Final = 0.25
@@ -67,19 +68,18 @@ class Screen:
 def render(state: State, now: float, height: int = 40) -> Layout:
     """Draw the whole screen as of Unix time `now`."""
     layout = Layout()
-    layout.split_column(Layout(_head(state, now), name="head", size=3), Layout(name="body"))
+    rows = [Layout(_head(state, now), name="head", size=3), Layout(name="body")]
+    if state.results:
+        rows.append(Layout(report.as_table(state.results, brief=True), name="results", size=5 + len(state.results)))
+    layout.split_column(*rows)
     left = Layout(name="left", ratio=5)
     left.split_column(
         Layout(_services(state.services), name="services", ratio=3),
         Layout(_overlays(state, now), name="overlays", size=7),
     )
-    lines = list(state.lines)[-max(5, height - 8 - 2 * bool(state.results) * 5) :]
-    right = Layout(name="right", ratio=7)
-    story = Layout(Panel(_story(lines, state.began), title="What happens", title_align="left"), name="story")
-    if state.results:
-        right.split_column(story, Layout(report.as_table(state.results), name="results", size=10))
-    else:
-        right.split_column(story)
+    free = height - 5 - (5 + len(state.results) if state.results else 0)
+    lines = list(state.lines)[-max(3, free) :]
+    right = Layout(Panel(_story(lines, state.began), title="What happens", title_align="left"), name="story", ratio=7)
     layout["body"].split_row(left, right)
     return layout
 
@@ -109,19 +109,20 @@ def _users(state: State, now: float) -> Text:
     return Text(text, style="red" if missed else "green")
 
 
-def _services(rows: Iterable[ServiceRow]) -> Panel:
+def _services(rows: Iterable[ServiceSignals]) -> Panel:
     table = Table(expand=True, box=None)
     for name in ("SERVICE", "RPS", "ERRORS", "P50", "P99", "BUSY"):
         table.add_column(name, justify="left" if name == "SERVICE" else "right", no_wrap=True)
     for row in rows:
-        style = "red" if row.error_ratio >= _BAD_RATIO else "yellow" if row.error_ratio >= _ODD_RATIO else ""
+        golden = row.golden
+        style = "red" if golden.error_ratio >= _BAD_RATIO else "yellow" if golden.error_ratio >= _ODD_RATIO else ""
         table.add_row(
-            row.name,
-            f"{row.rps:.0f}",
-            Text(f"{100 * row.error_ratio:.1f} %", style=style),
-            _milliseconds(row.p50_s),
-            _milliseconds(row.p99_s),
-            f"{row.saturation:.0f}",
+            row.service,
+            f"{golden.rps:.0f}",
+            Text(f"{100 * golden.error_ratio:.1f} %", style=style),
+            _milliseconds(golden.p50_s),
+            _milliseconds(golden.p99_s),
+            "<none>" if golden.saturation is None else f"{golden.saturation:.0f}",
         )
     return Panel(table, title="Golden signals of the last 10 s", title_align="left")
 
@@ -146,5 +147,5 @@ def _story(lines: Iterable[Line], began: float) -> Group:
     return Group(*shown)
 
 
-def _milliseconds(seconds: float) -> str:
-    return "<none>" if seconds != seconds else f"{seconds * 1000:.0f} ms"  # noqa: PLR0124 - NaN is not itself
+def _milliseconds(seconds: float | None) -> str:
+    return "<none>" if seconds is None else f"{seconds * 1000:.0f} ms"

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from rich.console import Console
 
+from agent.telemetry.views import ServiceSignals
 from models.overlay import Overlay
 from simulations.demo.account import Result
 from simulations.journal import Tail
@@ -27,18 +28,6 @@ class Line:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceRow:
-    """A service's golden signals of the last seconds. Seconds, ratio 0–1, requests per second."""
-
-    name: str
-    rps: float
-    error_ratio: float
-    p50_s: float
-    p99_s: float
-    saturation: float
-
-
 @dataclass(slots=True)
 class State:
     """Everything a screen may show; written by the scenario, read by the screen."""
@@ -48,7 +37,7 @@ class State:
     healing: bool = True
     onset: float | None = None
     lines: deque[Line] = field(default_factory=lambda: deque(maxlen=400))
-    services: tuple[ServiceRow, ...] = ()
+    services: tuple[ServiceSignals, ...] = ()
     overlays: dict[str, Overlay] = field(default_factory=dict)
     users: Tail | None = None
     results: list[Result] = field(default_factory=list)

@@ -11,20 +11,24 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import structlog
-from agent.client import AgentClient
+from pydantic import TypeAdapter
 
+from agent.client import AgentClient
 from agent.incidents import Incident
+from agent.telemetry.views import SignalsView
 from models.errors import FibrinError
 from models.overlay import Overlay, Owner
 from simulations.alongside import alongside
 from simulations.cluster import Cluster
-from simulations.demo.story import ServiceRow, Story
+from simulations.demo.story import Story
 from simulations.journal import Record, Tail
 
 _AGAIN_S = 0.2
 _SIGNALS_S = 0.5
 _TAIL_S = 0.1
 _WAIT_S = 5.0
+
+SIGNALS: TypeAdapter[SignalsView] = TypeAdapter(SignalsView)
 
 log = structlog.get_logger(__name__)
 
@@ -69,7 +73,7 @@ class Watch:
         """Return the whole incidents opened at or after `since` (Unix s), oldest first."""
         async with self.agent() as agent:
             found = await agent.incidents()
-            whole = [await agent.incident(i.id) for i in found if i.opened_at >= since]
+            whole = [await agent.incident(i["id"]) for i in found if i["opened_at"] >= since]
         return tuple(sorted(whole, key=lambda i: i.opened_at))
 
     async def _again(self, follow: Callable[[], Awaitable[None]]) -> None:
@@ -100,10 +104,8 @@ class Watch:
     async def _signals(self) -> None:
         async with self.agent() as agent:
             while True:
-                signals = await agent.signals()
-                self._story.state.services = tuple(
-                    ServiceRow(s.name, s.rps, s.error_ratio, s.p50_s, s.p99_s, s.saturation) for s in signals.services
-                )
+                found = SIGNALS.validate_python(await agent.signals())
+                self._story.state.services = tuple(sorted(found.services, key=lambda s: s.service))
                 await asyncio.sleep(_SIGNALS_S)
 
     async def _users(self) -> None:
