@@ -14,6 +14,7 @@ from typing import Final, Self
 import aiohttp
 
 from models.errors import Unavailable
+from proxy.reasons import reason
 
 _DEADLINE_S: Final = 1.0
 _OK: Final = 200
@@ -98,6 +99,6 @@ class Admin:
                 return response.status, await response.text()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise Unavailable(
-                f"Envoy's admin at {self._socket} does not answer: {str(error) or type(error).__name__}",
+                f"Envoy's admin at {self._socket} does not answer: {reason(error)}",
                 hint="see envoy.log beside the socket",
             ) from error

@@ -19,8 +19,6 @@ from proxy.backoff import Backoff
 from proxy.metrics import CONTROL_FAILURES
 from proxy.registration import Registration
 
-_log = structlog.get_logger(__name__)
-
 
 @dataclass(slots=True)
 class Condition:
@@ -58,6 +56,7 @@ class Presence:
         self._interval_s = interval_s
         self._backoff = Backoff(base_s=0.2, cap_s=2.0, first_s=0.1, steady_s=0.0)
         self._told: str | None = None
+        self._log = structlog.get_logger(__name__).bind(id=registration.id)
         self._failing = ""
         self._registered = False
         self.draining = False
@@ -73,7 +72,7 @@ class Presence:
                 continue
             self._backoff.reset()
             if self._failing:
-                _log.info("proxy.control_back")
+                self._log.info("proxy.control_back")
                 self._failing = ""
             await self._pause()
 
@@ -81,7 +80,7 @@ class Presence:
         if not self._registered and not self.draining:
             await self._registration.register()
             self._registered = True
-            _log.info("proxy.registered")
+            self._log.info("proxy.registered")
         detail = self._condition.detail
         try:
             await self._registration.heartbeat(healthy=not detail, detail=detail)
@@ -92,7 +91,7 @@ class Presence:
             self._condition.tell()  # again, without waiting for the next beat
             raise
         if detail != self._told:
-            _log.info("proxy.reported", healthy=not detail, detail=detail)
+            self._log.info("proxy.reported", healthy=not detail, detail=detail)
             self._told = detail
 
     def _failed(self, error: FibrinError) -> float:
@@ -109,7 +108,7 @@ class Presence:
                 reason = "other"
         CONTROL_FAILURES.labels(reason).inc()
         if reason != self._failing:
-            _log.warning("proxy.control_failed", reason=reason, error=error.message, hint=error.hint)
+            self._log.warning("proxy.control_failed", reason=reason, error=error.message, hint=error.hint)
             self._failing = reason
         return delay
 

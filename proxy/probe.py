@@ -11,6 +11,8 @@ from typing import Final
 
 import aiohttp
 
+from proxy.reasons import reason
+
 _GOOD: Final = range(200, 400)
 
 
@@ -68,4 +70,4 @@ async def probe(session: aiohttp.ClientSession, address: str, port: int, path: s
     except TimeoutError:
         return Finding(good=False, detail=f"no answer from {host}:{port}{path} within {timeout_s:g} s")
     except (aiohttp.ClientError, OSError) as error:
-        return Finding(good=False, detail=f"cannot reach {host}:{port}: {error}")
+        return Finding(good=False, detail=f"cannot reach {host}:{port}: {reason(error)}")

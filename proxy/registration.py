@@ -13,6 +13,7 @@ from urllib.parse import quote
 import aiohttp
 
 from models.errors import FibrinError, InvalidInput, NotFound, Refused, Unavailable
+from proxy.reasons import reason
 from proxy.spec import SidecarSpec
 
 _DEADLINE_S: Final = 2.0
@@ -42,6 +43,11 @@ class Registration:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+    @property
+    def id(self) -> str:
+        """Id of the instance this speaks for."""
+        return self._spec.id
 
     async def register(self) -> None:
         """Make this instance known, or known anew (idempotent)."""
@@ -82,7 +88,7 @@ class Registration:
                 status, text = response.status, (await response.text())[:_QUOTE].strip()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise Unavailable(
-                f"the control plane at {self._base} does not answer: {str(error) or type(error).__name__}",
+                f"the control plane at {self._base} does not answer: {reason(error)}",
                 hint="is `fibrin control` running?",
             ) from error
         raise _error(status, f"{method} {url}: {status} {text}")

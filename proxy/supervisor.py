@@ -16,6 +16,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import aiohttp
 import structlog
@@ -31,6 +32,8 @@ from proxy.registration import Registration
 from proxy.spec import SidecarSpec
 from proxy.stopping import Stop
 
+_COMPLAIN_MAX_S: Final = 60.0
+
 _log = structlog.get_logger(__name__)
 
 
@@ -45,7 +48,7 @@ class Timing:
     probe_timeout_s: float = 1.0
     application_start_s: float = 10.0  # an application that is not well after this does not hold up `on_ready`
     poll_s: float = 0.02  # while waiting for Envoy or for requests in flight
-    complain_s: float = 5.0  # between complaints about a configuration that does not come
+    complain_s: float = 5.0  # until the first complaint about a configuration that does not come; then it doubles
     term_s: float = 2.0  # SIGTERM → SIGKILL
     farewell_s: float = 1.0  # for each of the last calls to the control plane
     hung_looks: int = 10  # times in a row that Envoy's admin does not answer (1 s each) before it is killed
@@ -150,10 +153,12 @@ class Supervisor:
 
     async def _await_serving(self, started: float) -> None:
         """Wait until Envoy is live and every listener it must have is active; then it serves."""
-        complain_at = started + self._timing.complain_s
+        patience = self._timing.complain_s
+        complain_at = started + patience
         while not await self._serves():
             if time.monotonic() >= complain_at:
-                complain_at += self._timing.complain_s
+                patience = min(2 * patience, _COMPLAIN_MAX_S)
+                complain_at += patience
                 WAITS.inc()
                 _log.warning("proxy.waiting_for_configuration", id=self._spec.id, why=await self._why_not())
             await asyncio.sleep(self._timing.poll_s)

@@ -112,7 +112,9 @@ async def test_unknown_may_be_deregistered(registration: Registration) -> None:
 async def test_nobody_listens(spec: SidecarSpec) -> None:
     """A control plane that is not there is Unavailable, and the hint says what to look at."""
     async with Registration(spec, "http://127.0.0.1:1") as client:
-        with pytest.raises(Unavailable, match=r"the control plane at http://127\.0\.0\.1:1 does not answer") as caught:
+        with pytest.raises(
+            Unavailable, match=r"the control plane at http://127\.0\.0\.1:1 does not answer: Connection refused"
+        ) as caught:
             await client.register()
     assert "fibrin control" in caught.value.hint
 
