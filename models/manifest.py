@@ -206,11 +206,20 @@ def problems_of(
     problems: dict[Problem, None] = {}
     for detail in error.errors(include_url=False, include_context=True):
         path = _locate(document.root, detail["loc"], missing=detail["type"] == "missing")
+        if detail["type"] == "too_short" and _long_enough(document, path, detail.get("ctx", {}).get("min_length", 1)):
+            continue  # pydantic counts only the good items; the bad ones are told by themselves
         message, hint = _explain(detail["type"], detail["msg"], document, path)
         if detail["type"] == "extra_forbidden":
             hint = suggest(str(path[-1]), sorted(_known(schema, detail["loc"][:-1]))) if path else ""
         problems[document.problem(path, message, hint=hint)] = None
     return tuple(sorted(problems, key=lambda problem: (problem.line, problem.column)))
+
+
+def _long_enough(document: Document, path: Path, least: int) -> bool:
+    node: _Node | None = document.root
+    for part in path:
+        node = node.child(part) if node is not None else None
+    return node is not None and isinstance(node.value, tuple) and len(node.value) >= least
 
 
 def _explain(kind: str, message: str, document: Document, path: Path) -> tuple[str, str]:
@@ -223,6 +232,7 @@ def _explain(kind: str, message: str, document: Document, path: Path) -> tuple[s
     if kind == "missing":
         return "required field is missing", ""
     message = message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    message = message.removesuffix(", not 0").replace("Tuple", "list")
     message = message[:1].lower() + message[1:]
     if isinstance(found.value, tuple | Mapping) or kind in {"value_error", "assertion_error"}:
         return message, ""
@@ -231,6 +241,9 @@ def _explain(kind: str, message: str, document: Document, path: Path) -> tuple[s
         hint = f'put it in quotes: "{json.dumps(found.value)}"'
     elif kind == "bool_type":
         hint = "write true or false"
+    elif kind in {"enum", "literal_error"} and isinstance(found.value, str):
+        close = suggest(found.value, re.findall(r"'([^']*)'", message))
+        hint = close if close.startswith("did") else ""
     return f"{message}, found {json.dumps(found.value)}", hint
 
 

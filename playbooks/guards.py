@@ -19,7 +19,7 @@ from models.domain import Instance, Topology
 from models.incident import Cause
 from models.overlay import Change, EjectInstance, InjectFault, Overlay, Owner, ShiftTraffic, in_force, slot, target
 from playbooks.actions import Effect
-from playbooks.ledger import Ledger
+from playbooks.ledger import Entry, Ledger
 from playbooks.schema import Playbook, Severity
 from playbooks.units import percent, span
 from playbooks.view import View
@@ -229,10 +229,15 @@ def _unseen(context: Context) -> Mapping[str, float]:
     visible = {overlay.id for overlay in context.overlays}
     taken: dict[str, float] = {}
     for entry in context.ledger.pending(context.now):
-        if entry.id not in visible and entry.share > 0:
+        if entry.id not in visible and entry.share > 0 and not _own(entry, context):
             count = entry.share * len(context.view.healthy(entry.service))
             taken[entry.service] = taken.get(entry.service, 0.0) + count
     return taken
+
+
+def _own(entry: Entry, context: Context) -> bool:
+    """Tell whether the incident asked about did this itself: its steps follow each other, they do not add up."""
+    return bool(context.incident) and entry.incident == context.incident
 
 
 def _place_checks(change: Change, context: Context) -> Iterator[Check]:
@@ -259,7 +264,7 @@ def _place_checks(change: Change, context: Context) -> Iterator[Check]:
 def _memory_checks(playbook: Playbook, service: str, context: Context) -> Iterator[Check]:
     """Check what the ledger remembers of this playbook and this service."""
     guard, ledger, now = playbook.spec.guard, context.ledger, context.now
-    others = [e for e in ledger.since(-math.inf, service=service) if not e.incident or e.incident != context.incident]
+    others = [entry for entry in ledger.since(-math.inf, service=service) if not _own(entry, context)]
     pause = now - others[-1].at if others else math.inf
     message = f"{service} was not touched before"
     if others:
@@ -271,7 +276,7 @@ def _memory_checks(playbook: Playbook, service: str, context: Context) -> Iterat
     strikes = ledger.strikes(now - context.limits.strikes_s, playbook=playbook.name, service=service)
     message = f"{strikes} failures on {service} in the last {span(context.limits.strikes_s)}, out at {guard.strikes}"
     yield Check(GuardName.STRIKES, strikes < guard.strikes, strikes, guard.strikes, message)
-    pending = {e.id for e in ledger.pending(now, playbook=playbook.name)}
+    pending = [entry for entry in ledger.pending(now, playbook=playbook.name) if not _own(entry, context)]
     message = f"{len(pending)} of its actions are not verified yet, at most {guard.concurrency} at once"
     yield Check(GuardName.CONCURRENCY, len(pending) < guard.concurrency, len(pending), guard.concurrency, message)
 

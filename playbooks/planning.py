@@ -8,7 +8,7 @@ feasible and that no guard forbids makes the plan. Nothing fits: a person is pag
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from models.incident import Cause, Signal
 from models.overlay import Change, target
@@ -149,8 +149,10 @@ def plan(cause: Cause, context: Context, playbooks: Sequence[Playbook]) -> Decis
 def recheck(step: PlannedStep, playbook: Playbook, cause: Cause, context: Context) -> tuple[Refusal, ...]:
     """Return what forbids a planned step now. To be asked right before each act: the mesh may have moved on.
 
-    Give `context.incident`, so that the incident's own earlier steps do not count as cool-down.
+    Give `context.incident`: what the incident itself did and laid so far is not held against its next step.
     """
+    if context.incident:
+        context = replace(context, overlays=tuple(o for o in context.overlays if o.incident != context.incident))
     checks = mesh_checks(cause, context)
     spec = next((each.action.spec for each in playbook.spec.steps if each.name == step.name), None)
     now = effect(spec, cause, context.view) if spec is not None else Infeasible(f"no step `{step.name}` any more")
@@ -264,11 +266,15 @@ def _escalation(
     cause: Cause, context: Context, chosen: Plan | None, considered: Sequence[Considered]
 ) -> Escalation | None:
     """Return what to tell a person now: nothing while a plan with steps goes on."""
-    if chosen is not None:
-        return None if chosen.steps else chosen.escalation
+    if chosen is not None and chosen.steps:
+        return None
     near = [each for each in considered if each.reason.startswith("step")]
-    why = "; ".join(f"{each.playbook}: {each.reason}" for each in near) or "no playbook applies"
-    return Escalation(max(context.severity, Severity.WARNING, key=lambda s: s.rank), f"{cause}: not acting. {why}")
+    why = "; ".join(f"{each.playbook}: {each.reason}" for each in near)
+    if chosen is not None:
+        page = chosen.escalation
+        return Escalation(page.severity, f"{page.summary}. {why}" if why else page.summary)
+    severity = max(context.severity, Severity.WARNING, key=lambda each: each.rank)
+    return Escalation(severity, f"{cause}: not acting. {why or 'no playbook applies'}")
 
 
 def _unused(playbooks: Sequence[Playbook], stop: Refusal) -> tuple[Considered, ...]:
