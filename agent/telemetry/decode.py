@@ -5,7 +5,7 @@ error, which flags) is worked out once and kept per sidecar; afterwards a data p
 
 One thing tags alone do not tell: an attempt that ended because its request ended has code 0 and no flag, be it that
 the route's timeout struck (the instance was too slow: an error) or that the caller went away (nobody's error). The
-request's own entry, which comes in the same export, tells which; see `_settle`.
+request's own entry, which comes in the same export, tells which; see `_Draft.settle`.
 """
 
 from __future__ import annotations
@@ -127,7 +127,8 @@ class Decoder:
         origin = self._origin
         if origin is None or draft.uptime_s < 0:
             raise Malformed("heartbeat", f"{self._reporter}: an export without {UPTIME} or {SERVICE_ATTRIBUTE}")
-        draft.settle()
+        if not draft.settle():
+            raise Malformed("value", f"{self._reporter}: latency buckets do not add up to their count")
         saturation = () if draft.active is None else (Saturation(self._reporter, draft.active),)
         return Report(
             reporter=self._reporter,
@@ -193,13 +194,9 @@ class Decoder:
             counts: bytes = point.bucket_counts
             if len(counts) != _COUNTS_SIZE or point.explicit_bounds != _BOUNDS:
                 raise Malformed("grid", f"{self._reporter}: {name} has other latency buckets than this mesh")
-            latency = np.frombuffer(counts, dtype="<i8")
-            if int(latency.min()) < 0 or int(latency.sum()) != point.count:
-                raise Malformed("value", f"{self._reporter}: the buckets of {name} do not add up to {point.count}")
             meaning = self._meaning(name, side, point.attributes)
             if meaning.series is not None:
-                outcomes = draft.of(meaning.series)
-                outcomes.latency = outcomes.latency + latency
+                draft.time(meaning.series, point.count, counts)
 
     def _meaning(self, name: str, side: Side, attributes: Any) -> _Meaning:
         key = (name, *attributes)
@@ -273,6 +270,9 @@ class _Draft:
         self.active: float | None = None
         self._undecided: list[tuple[tuple[str, str], Series, int]] = []
         self._cancelled: dict[tuple[str, str], int] = {}
+        self._timed: list[Series] = []
+        self._totals: list[int] = []
+        self._counts: list[bytes] = []
 
     def of(self, series: Series) -> Outcomes:
         found = self.outcomes.get(series)
@@ -294,7 +294,29 @@ class _Draft:
         if meaning.cancelled:
             self._cancelled[meaning.route] = self._cancelled.get(meaning.route, 0) + count
 
-    def settle(self) -> None:
+    def time(self, series: Series, total: int, counts: bytes) -> None:
+        """Enter a latency histogram of `total` samples: little-endian 64-bit counts, one per bucket."""
+        self._timed.append(series)
+        self._totals.append(total)
+        self._counts.append(counts)
+
+    def settle(self) -> bool:
+        """Add up the histograms and decide the undecided; False when a histogram contradicts its own count."""
+        self._decide()
+        if not self._timed:
+            return True
+        matrix = np.frombuffer(b"".join(self._counts), dtype="<i8").reshape(-1, BUCKETS)
+        if int(matrix.min()) < 0 or matrix.sum(axis=1).tolist() != self._totals:
+            return False
+        matrix = matrix.astype(np.int64)  # writable, in the machine's byte order
+        fresh: set[Series] = set()
+        for series, row in zip(self._timed, matrix, strict=True):
+            outcomes = self.of(series)
+            outcomes.latency = outcomes.latency + row if series in fresh else row
+            fresh.add(series)
+        return True
+
+    def _decide(self) -> None:
         """Decide the attempts that ended with their request: as many as callers went away are nobody's error."""
         for route, series, count in self._undecided:
             away = min(count, self._cancelled.get(route, 0))
@@ -305,4 +327,3 @@ class _Draft:
             if late := count - away:
                 outcomes.errors += late
                 outcomes.flags["UT"] = outcomes.flags.get("UT", 0) + late
-        self._undecided.clear()

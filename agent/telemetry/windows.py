@@ -10,6 +10,7 @@ import math
 from typing import Final, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from models.signals import BUCKETS, Outcomes
 
@@ -38,8 +39,9 @@ class Window:
     def add(self, at: float, outcomes: Outcomes) -> None:
         """Enter what arrived at `at`."""
         self.last_at = max(self.last_at, at)
-        self._fine.add(at, outcomes)
-        self._coarse.add(at, outcomes)
+        latency = outcomes.latency.astype(np.uint32)
+        self._fine.add(at, outcomes, latency)
+        self._coarse.add(at, outcomes, latency)
 
     def since(self, start: float, now: float) -> Outcomes:
         """Return everything that arrived from `start` to `now`, never anything from before `start`.
@@ -60,23 +62,25 @@ class _Ring:
         self._width_s = width_s
         self._latest = -1
         self._index = np.full(slots, -1, dtype=np.int64)
-        self._counts = np.zeros((slots, 2), dtype=np.int64)  # requests, errors
+        self._counts = [[0, 0] for _ in range(slots)]  # requests, errors
         self._latency = np.zeros((slots, BUCKETS), dtype=np.uint32)
         self._codes: dict[int, dict[int, int]] = {}
         self._flags: dict[int, dict[str, int]] = {}
 
-    def add(self, at: float, outcomes: Outcomes) -> None:
-        index = self._latest = max(self._latest, math.floor(at / self._width_s + 1e-6))
-        row = index % self._slots
-        if self._index[row] != index:
+    def add(self, at: float, outcomes: Outcomes, latency: npt.NDArray[np.uint32]) -> None:
+        index = math.floor(at / self._width_s + 1e-6)
+        row = max(index, self._latest) % self._slots
+        if index > self._latest:
+            self._latest = index
             self._index[row] = index
-            self._counts[row] = 0
+            self._counts[row] = [0, 0]
             self._latency[row] = 0
             self._codes[row] = {}
             self._flags[row] = {}
-        self._counts[row, 0] += outcomes.requests
-        self._counts[row, 1] += outcomes.errors
-        self._latency[row] += outcomes.latency.astype(np.uint32)
+        counts = self._counts[row]
+        counts[0] += outcomes.requests
+        counts[1] += outcomes.errors
+        self._latency[row] += latency
         _merge(self._codes[row], outcomes.codes)
         _merge(self._flags[row], outcomes.flags)
 
@@ -85,10 +89,11 @@ class _Ring:
         total = Outcomes()
         if not len(rows):
             return total
-        requests, errors = self._counts[rows].sum(axis=0)
-        total.requests, total.errors = int(requests), int(errors)
         total.latency = self._latency[rows].sum(axis=0, dtype=np.int64)
         for row in rows.tolist():
+            requests, errors = self._counts[row]
+            total.requests += requests
+            total.errors += errors
             _merge(total.codes, self._codes[row])
             _merge(total.flags, self._flags[row])
         return total
