@@ -33,12 +33,12 @@ FAULTS: Final[FloatArray] = np.asarray([0.01, 0.03, 0.08, 0.2, 0.5, 0.97])
 
 PRIOR_ERRORS: Final = 0.1
 PRIOR_REQUESTS: Final = 500.0
-FLOOR: Final = 2e-4
-"""`p0` is never believed below this: two failures in ten thousand requests are nobody's incident."""
+FLOOR: Final = 1e-4
+"""`p0` is never believed below this: one failure in ten thousand requests is nobody's incident."""
 
-CREDIBLE: Final = 0.95
+CREDIBLE: Final = 0.9
 HALF_LIFE_S: Final = 1800.0
-TICK_SHARE: Final = 0.55
+TICK_SHARE: Final = 0.7
 MIN_ERRORS: Final = 3.0
 MIN_TICKS: Final = 2.0
 ARMED_REQUESTS: Final = 20.0

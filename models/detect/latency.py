@@ -1,7 +1,7 @@
 """Latency as a whole distribution: sequential bets that requests have become slower than the learnt histogram allows.
 
 Null: latencies are stochastically not larger than `f0`, the learnt baseline (smoothed, with a heavy tail for what was
-never seen) slowed by `MARGIN` — a service within 20 % of its normal is well. Alternatives: the baseline slowed by a
+never seen) slowed by `MARGIN` — a service within 15 % of its normal is well. Alternatives: the baseline slowed by a
 factor on the log scale, for all or for a quarter of the requests. The bet on a request in bucket `b` is the likelihood
 ratio, made non-decreasing in `b`, capped, and normalised so that `Σ f0·bet = 1`: monotone bets have expectation ≤ 1
 under *every* distribution stochastically below `f0` (testing by betting: Shafer 2021; Waudby-Smith & Ramdas 2023).
@@ -32,16 +32,16 @@ from models.detect.baseline import BUCKETS_PER_DECADE, BoolArray, FloatArray, In
 from models.detect.finding import HOLD_S, MAX_NATS, QUIET_NATS, QUIET_S, SILENT_S, SUSPICION_NATS, Finding
 from models.signals import BUCKETS
 
-SLOWDOWNS: Final[tuple[tuple[float, float], ...]] = ((1.7, 1.0), (2.5, 1.0), (5.0, 1.0), (10.0, 1.0), (8.0, 0.25))
+SLOWDOWNS: Final[tuple[tuple[float, float], ...]] = ((1.8, 1.0), (2.5, 1.0), (5.0, 1.0), (10.0, 1.0), (8.0, 0.25))
 """(factor, share of requests slowed), one CUSUM each."""
 
-MARGIN: Final = 1.2
-TAIL: Final = 0.01
+MARGIN: Final = 1.15
+TAIL: Final = 0.004
 TAIL_PER_DECADE: Final = 0.3
 """The tail's weight falls to this per decade of latency."""
 
-BET_CAP: Final = 4.0
-TICK_SHARE: Final = 0.4
+BET_CAP: Final = 5.0
+TICK_SHARE: Final = 0.45
 MIN_TICKS: Final = 3.0
 MIN_REQUESTS: Final = 5.0
 SLOWER: Final = 1.5
@@ -86,7 +86,7 @@ def bets(counts: FloatArray) -> tuple[FloatArray, FloatArray]:
     steps = np.arange(BUCKETS)[None, :] - middle
     tail = np.where(steps >= 0, TAIL_PER_DECADE ** (np.maximum(steps, 0) / BUCKETS_PER_DECADE), 1e-4)
     tail /= tail.sum(axis=1, keepdims=True)
-    share = TAIL + 3.0 / (total + 100.0)
+    share = TAIL + 2.0 / (total + 100.0)
     smooth = (1 - share) * known + share * tail
     null = smooth @ _NULL
     slowed = np.einsum("rb,kbc->rkc", smooth, _SLOWED)
@@ -104,6 +104,7 @@ class LatencyTable:
     counts: FloatArray  # (rows, BUCKETS)
     cross: FloatArray  # Σ over ticks of the cross products of ranks
     own: FloatArray  # Σ of the squared ranks
+    noise: FloatArray  # Σ of the variance that `cross` has when requests are independent
     dispersion: FloatArray
     bets: FloatArray  # (rows, slowdowns, BUCKETS)
     ranks: FloatArray  # (rows, BUCKETS)
@@ -161,15 +162,17 @@ class LatencyDetector:
             return rows
         requests = counts.sum(axis=1)
         gain = np.einsum("rb,rkb->rk", counts, t.bets[rows])
-        gain -= requests[:, None] * common_mode(gain, requests, services, t.counts[rows].sum(axis=1) > 0)
+        behind: FloatArray = t.counts[rows].sum(axis=1)
+        known = np.flatnonzero(behind)
+        gain -= requests[:, None] * common_mode(gain, requests, services, known)
         gain = np.minimum(gain / t.dispersion[rows][:, None].clip(min=1), TICK_SHARE * threshold)
         before = t.wealth[rows]
         restart = before <= 0
-        armed = t.counts[rows].sum(axis=1) >= ARMED_REQUESTS
+        armed = behind >= ARMED_REQUESTS
         t.wealth[rows] = np.where(armed[:, None], np.minimum(np.maximum(before, 0) + gain, MAX_NATS), 0.0)
         t.start[rows] = np.where(restart, at - self._tick_s, t.start[rows])
         t.run_ticks[rows] = np.where(restart, 0, t.run_ticks[rows]) + (gain > 0)
-        t.run[rows] = np.where(restart.all(axis=1)[:, None], 0, t.run[rows]) + counts
+        t.run[rows] = np.where(restart.all(axis=1, keepdims=True), 0, t.run[rows]) + counts
         self._collect(at, rows, counts, requests)
         self._quiet(at, rows, gain)
         return self._alarms(rows, threshold)
@@ -189,15 +192,14 @@ class LatencyDetector:
         t.held_s[rows] = held
         free = rows[~t.alarmed[rows] & (~suspicious | (held >= HOLD_S))]
         moved = free[t.ripe[free].any(axis=1)]
-        for column in (t.counts, t.cross, t.own):
+        for column in (t.counts, t.cross, t.own, t.noise):
             column[rows] *= keep
         t.counts[free] += t.ripe[free]
         t.ripe[free] = t.fresh[free]
         t.fresh[free] = 0
         t.wealth[free[t.held_s[free] >= HOLD_S]] = 0
-        t.dispersion[rows] = np.clip(
-            1 + np.maximum(t.cross[rows], 0) / (t.own[rows] + DISPERSION_PRIOR), 1, MAX_DISPERSION
-        )
+        excess = np.maximum(t.cross[rows] - np.sqrt(t.noise[rows]), 0)
+        t.dispersion[rows] = np.clip(1 + excess / (t.own[rows] + DISPERSION_PRIOR), 1, MAX_DISPERSION)
         if len(moved):
             t.bets[moved], t.ranks[moved] = bets(t.counts[moved])
         self.reset(rows[t.alarmed[rows] & (at - t.last_at[rows] > SILENT_S)])
@@ -235,6 +237,7 @@ class LatencyDetector:
         own = np.einsum("rb,rb->r", counts, t.ranks[rows] ** 2)
         t.cross[rows] += (total**2 - own) * learning
         t.own[rows] += own * learning
+        t.noise[rows] += np.where(requests > 1, 2 * own**2, 0.0) * learning
         t.last_at[rows] = at
         t.recent[rows] = t.recent[rows] * RECENT_KEEP + counts
         t.episode_requests[rows] += requests * ~well
@@ -273,10 +276,10 @@ class LatencyDetector:
                 self.reset(np.asarray([row]))
 
 
-def common_mode(gain: FloatArray, requests: FloatArray, services: IntArray, known: BoolArray) -> FloatArray:
+def common_mode(gain: FloatArray, requests: FloatArray, services: IntArray, known: IntArray) -> FloatArray:
     """Return what every service shows: per slowdown, the median over services of mean evidence per request, at least 0.
 
-    Zero when fewer than `MIN_SERVICES` services with a baseline (`known`) answered in this tick: then nobody can tell.
+    Zero when fewer than `MIN_SERVICES` services with a baseline (rows `known`) answered in this tick: then nobody can tell.
     """
     names, index = np.unique(services[known], return_inverse=True)
     if len(names) < MIN_SERVICES:

@@ -1,0 +1,287 @@
+"""From symptoms everywhere to causes, best first.
+
+One fault is assumed to explain the incident; the posterior then is a softmax over services of how much better "this
+service is faulty itself" explains its counts than "it only passes on what its own callees did to it" — all other terms
+of the two joint likelihoods cancel. The second hypothesis lets an unknown share of the callees' failures through (for
+latency: in so far as the waiting for callees accounts for the extra time). Several simultaneous faults share the mass.
+Within the service, `models.localise.hypotheses` compares its parts.
+
+Cf. PC-free graph localisers such as MicroRCA and the Bayesian comparison in Ikram et al. (2022, RCD); here the graph is
+known, so no structure is learnt.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from scipy import special
+
+from models.detect.baseline import FloatArray
+from models.domain import Edge
+from models.incident import Cause, CauseKind, Signal
+from models.localise.evidence import Evidence, Sight, Tally, sights
+from models.localise.hypotheses import Part, parts
+from models.localise.likelihood import explained, faulty, healthy, shrink
+from models.localise.words import sentences
+
+CERTAIN: Final = 12.0
+"""Evidence between services saturates here (nats): models are wrong sooner than 1 in 160 000."""
+
+SIGNIFICANT: Final = 3.0
+"""Nats by which a service must be worse than its baseline to be a suspect."""
+
+GLOBAL_SHARE: Final = 0.8
+GLOBAL_SERVICES: Final = 5
+WAITING: Final = 0.5
+"""Callees explain slowness fully when the time spent waiting on them is at least this share of the extra time."""
+
+LEAST: Final = 1e-3
+MOST: Final = 12
+CALLER_BONUS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A service that is worse than its baseline: evidence in nats that it is bad, and bad by itself."""
+
+    sight: Sight
+    signal: Signal
+    worse: float
+    itself: float
+    passed: float
+    blamed_on: str = ""  # the caller, when only its requests fail
+
+
+def localise(evidence: Evidence) -> tuple[Cause, ...]:
+    """Return the causes of an incident, most probable first; probabilities add to at most 1, empty without anomalies."""
+    signals = sorted({a.signal for a in evidence.anomalies} & {Signal.ERRORS, Signal.LATENCY})
+    suspects: list[Suspect] = []
+    everything: dict[Signal, dict[str, Sight]] = {}
+    slow = sights(evidence, Signal.LATENCY)
+    for signal in signals:
+        seen = slow if signal is Signal.LATENCY else sights(evidence, signal)
+        everything[signal] = seen
+        suspects += _suspects(seen, slow, signal)
+    if not suspects:
+        return _fallback(evidence)
+    causes: list[Cause] = []
+    weights = _posterior(suspects)
+    for suspect, weight in zip(suspects, weights, strict=True):
+        causes += _causes(evidence, suspect, float(weight), everything[suspect.signal])
+    merged = _merge(causes)
+    return _with_global(evidence, suspects, everything, merged)[:MOST]
+
+
+def _suspects(seen: dict[str, Sight], slow: dict[str, Sight], signal: Signal) -> list[Suspect]:
+    suspects = []
+    for name, sight in seen.items():
+        views = [v for v in (sight.attempts, sight.served, sight.clients) if v.total]
+        own = max(views, key=lambda v: v.excess / max(1.0, v.total), default=Tally())
+        if own.excess <= 0 or not own.total:
+            continue
+        scale = shrink(own.total)
+        worse = faulty([own], scale) - healthy([own], scale)
+        if worse < SIGNIFICANT:
+            continue
+        passed = _passed(sight, own, signal, slow.get(name))
+        itself = faulty([own], scale) - explained(own, passed, scale)
+        blamed = _one_caller(sight)
+        suspects.append(Suspect(sight, signal, worse, itself, passed, blamed))
+    return suspects
+
+
+def _passed(sight: Sight, own: Tally, signal: Signal, slow: Sight | None) -> float:
+    """Return the share (0–1) of this service's requests that a callee's trouble accounts for."""
+    total = max(sight.served.total, 1.0) if sight.served.total else max(own.total, 1.0)
+    if signal is Signal.LATENCY:
+        return _waited(sight, own, total)
+    failed = sum(t.excess for name, t in sight.asked.items() if name != sight.service)
+    passed = failed / total
+    if slow is not None and own.timeouts >= 0.5 * own.bad:  # cut off while waiting
+        passed += _waited(slow, slow.own, total)
+    return min(1.0, passed)
+
+
+def _waited(sight: Sight, own: Tally, total: float) -> float:
+    delayed = [t for name, t in sight.asked.items() if name != sight.service and t.excess > 0]
+    if not delayed or own.delay_s <= 0:
+        return 0.0
+    per_request = own.delay_s / max(own.total, 1.0)
+    waiting = sum(t.delay_s for t in delayed) / total
+    accounted = min(1.0, waiting / (WAITING * per_request)) if per_request > 0 else 0.0
+    # many calls per request multiply the chance that one of them was slow
+    return min(1.0, 1.5 * sum(t.excess for t in delayed) / total) * accounted
+
+
+def _one_caller(sight: Sight) -> str:
+    """Return the caller that alone meets failures while others with enough traffic do not ("" when there is none)."""
+    views = {c: t for c, t in (sight.attempts_by_caller or sight.by_caller).items() if c and t.total}
+    if len(views) < 2:  # noqa: PLR2004
+        return ""
+    scale = shrink(sum(t.total for t in views.values()))
+    everyone = faulty(list(views.values()), scale)
+    best, name = everyone, ""
+    for caller, counts in views.items():
+        others = [t for c, t in views.items() if c != caller]
+        if sum(t.total for t in others) < 10:  # noqa: PLR2004 # too few to tell
+            continue
+        alone = faulty([counts], scale) + healthy(others, scale) - math.log(len(views))
+        if alone > best + CERTAIN / 2 and counts.excess > 0:
+            best, name = alone, caller
+    return name
+
+
+def _posterior(suspects: list[Suspect]) -> FloatArray:
+    """Return the probability of each suspect, leaving room for a cause that nobody suspects."""
+    nats = np.asarray([CERTAIN * (1 - math.exp(-s.itself / CERTAIN)) if s.itself > 0 else s.itself for s in suspects])
+    size = np.asarray([0.25 * math.log1p(s.sight.own.excess) for s in suspects])
+    errors_first = np.asarray([0.3 if s.signal is Signal.ERRORS else 0.0 for s in suspects])
+    weights: FloatArray = special.softmax(np.append(nats + size + errors_first, 0.0))
+    return weights[:-1]
+
+
+def _causes(evidence: Evidence, suspect: Suspect, weight: float, seen: dict[str, Sight]) -> list[Cause]:
+    sight = suspect.sight
+    found = parts(sight, suspect.signal, evidence.topology, evidence.changes, evidence.onset)
+    shares = special.softmax(np.asarray([p.nats for p in found]))
+    edge = _worst_edge(sight)
+    causes = []
+    if suspect.blamed_on:
+        causes.append(_caller_cause(evidence, suspect, weight * 0.75))
+        weight *= 0.25
+    for part, share in zip(found, shares.tolist(), strict=True):
+        probability = weight * share
+        if probability < LEAST:
+            continue
+        causes.append(
+            Cause(
+                kind=part.kind,
+                service=sight.service,
+                subject=part.subject,
+                signal=suspect.signal,
+                probability=probability,
+                edge=edge,
+                evidence=sentences(sight, suspect.signal, part, passed=suspect.passed, seen=seen, onset=evidence.onset),
+                numbers=_numbers(part, suspect),
+                changes=part.changes,
+            )
+        )
+    return causes
+
+
+def _caller_cause(evidence: Evidence, suspect: Suspect, probability: float) -> Cause:
+    """Build the cause that lives in the one caller whose requests fail; its version when only one of them is hit."""
+    caller, callee = suspect.blamed_on, suspect.sight.service
+    split = {v: t for (c, v), t in suspect.sight.by_caller_version.items() if c == caller}
+    version = ""
+    if len(split) > 1:
+        scale = shrink(sum(t.total for t in split.values()))
+        scored = {
+            v: faulty([t], scale) + healthy([o for w, o in split.items() if w != v], scale) for v, t in split.items()
+        }
+        best = max(sorted(scored), key=lambda v: scored[v])
+        if scored[best] > faulty(list(split.values()), scale) + CALLER_BONUS:
+            version = best
+    counts = (suspect.sight.attempts_by_caller or suspect.sight.by_caller)[caller]
+    text = (
+        f"{callee} answers only {caller} badly: {counts.bad:.0f} of {counts.total:.0f} requests ({counts.ratio:.1%}); "
+        f"its other callers are well."
+    )
+    return Cause(
+        kind=CauseKind.VERSION if version else CauseKind.SERVICE,
+        service=caller,
+        subject=version,
+        signal=suspect.signal,
+        probability=probability,
+        edge=Edge(caller, callee),
+        evidence=(text,),
+        numbers={"bad": counts.bad, "requests": counts.total, "ratio": counts.ratio, "normal": counts.normal},
+        changes=tuple(c for c in evidence.changes if c.service == caller),
+    )
+
+
+def _numbers(part: Part, suspect: Suspect) -> dict[str, float]:
+    return {
+        "bad": part.bad.bad,
+        "requests": part.bad.total,
+        "ratio": part.bad.ratio,
+        "normal": part.bad.normal,
+        "rest_ratio": part.rest.ratio,
+        "rest_requests": part.rest.total,
+        "explained_by_callees": suspect.passed,
+        "nats": suspect.itself,
+    }
+
+
+def _worst_edge(sight: Sight) -> Edge | None:
+    views = sight.by_caller or sight.attempts_by_caller
+    named = [(t.excess, caller) for caller, t in views.items() if caller]
+    if not named:
+        return None
+    return Edge(max(named, key=lambda x: (x[0], x[1]))[1], sight.service)
+
+
+def _merge(causes: list[Cause]) -> list[Cause]:
+    """Join causes of the same part seen in two signals: probabilities add, the stronger signal gives the words."""
+    merged: dict[tuple[CauseKind, str, str], Cause] = {}
+    for cause in sorted(causes, key=lambda c: (-c.probability, c.service, c.subject, c.kind, c.signal)):
+        key = (cause.kind, cause.service, cause.subject)
+        first = merged.get(key)
+        merged[key] = cause if first is None else _joined(first, cause)
+    return sorted(merged.values(), key=lambda c: (-c.probability, c.service, c.subject, c.kind))
+
+
+def _joined(first: Cause, second: Cause) -> Cause:
+    return Cause(
+        kind=first.kind,
+        service=first.service,
+        subject=first.subject,
+        signal=first.signal,
+        probability=min(1.0, first.probability + second.probability),
+        edge=first.edge,
+        evidence=first.evidence + tuple(s for s in second.evidence if s not in first.evidence),
+        numbers=first.numbers,
+        changes=first.changes,
+    )
+
+
+def _with_global(
+    evidence: Evidence, suspects: list[Suspect], everything: dict[Signal, dict[str, Sight]], causes: list[Cause]
+) -> tuple[Cause, ...]:
+    """Put `global` first when nearly every service is bad by itself at once: no single service explains that."""
+    for signal, seen in everything.items():
+        alone = [s for s in suspects if s.signal is signal and s.itself > SIGNIFICANT and not s.blamed_on]
+        if len(seen) < GLOBAL_SERVICES or len(alone) < GLOBAL_SHARE * len(seen):
+            continue
+        share = len(alone) / len(seen)
+        text = f"{len(alone)} of {len(seen)} services show {signal} of their own at once; no single one explains the others."
+        rest = [
+            Cause(c.kind, c.service, c.subject, c.signal, c.probability * 0.1, c.edge, c.evidence, c.numbers, c.changes)
+            for c in causes
+        ]
+        near = tuple(c for c in evidence.changes if not c.service and 0 <= evidence.onset - c.at <= 300)  # noqa: PLR2004
+        numbers = {"services": float(len(alone)), "share": share}
+        return (Cause(CauseKind.GLOBAL, "", "", signal, 0.9, None, (text,), numbers, near), *rest)
+    return tuple(causes)
+
+
+def _fallback(evidence: Evidence) -> tuple[Cause, ...]:
+    """Name what the detectors saw when the counts prove nothing: weak, and said so."""
+    found: dict[str, Cause] = {}
+    for anomaly in sorted(evidence.anomalies, key=lambda a: (-a.score, a.series, a.signal)):
+        service = anomaly.series.callee
+        if not service or service in found:
+            continue
+        text = (
+            f"{anomaly.signal} of {service} left its baseline ({anomaly.observed:.3g}, normally {anomaly.expected:.3g}), "
+            "but the counts since the onset do not say where the fault lives."
+        )
+        found[service] = Cause(CauseKind.SERVICE, service, "", anomaly.signal, 0.0, None, (text,))
+    share = 0.5 / len(found) if found else 0.0
+    return tuple(
+        Cause(c.kind, c.service, c.subject, c.signal, share, c.edge, c.evidence, c.numbers, c.changes)
+        for c in found.values()
+    )
