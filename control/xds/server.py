@@ -168,8 +168,15 @@ class AdsServer:
         self.ring()
         return self._generation
 
+    def refresh(self) -> int:
+        """Put the same world in force again under a new generation (what else goes out, secrets, has changed).
+
+        Returns 0 when there is no world yet.
+        """
+        return self.set_world(self._world) if self._world is not None else 0
+
     def ring(self) -> None:
-        """Make every stream compare what it sent with what is in force (after a change of roots, for one)."""
+        """Make every stream compare what it sent with what is in force."""
         for stream in self._streams:
             stream.ring()
 

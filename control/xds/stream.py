@@ -157,13 +157,18 @@ class Stream:
         batch = subscription.plan(table)
         if batch.names:
             await self._respond(subscription, Batch(batch.names, (), batch.payload), generation)
-        for single in subscription.retries() if subscription.singles else ():
-            await self._respond(subscription, single, generation)
+        if subscription.singles:
+            # All are awaited before the first is sent, or the generation would look answered in between.
+            batches = subscription.retries()
+            for single, data in zip(batches, [subscription.respond(b, generation) for b in batches], strict=True):
+                await self._write(subscription.kind, single, data)
         return batch
 
     async def _respond(self, subscription: Subscription, batch: Batch, generation: int) -> None:
-        data = subscription.respond(batch, generation)
-        kind = SHORT[subscription.kind]
+        await self._write(subscription.kind, batch, subscription.respond(batch, generation))
+
+    async def _write(self, kind: str, batch: Batch, data: bytes) -> None:
+        kind = SHORT[kind]
         metrics.PUSHES.labels(kind).inc()
         metrics.RESOURCES.labels(kind).inc(len(batch.names))
         metrics.BYTES.labels(kind).inc(len(data))
@@ -218,6 +223,8 @@ class Stream:
             (sent.generation for s in self._types.values() for sent in s.outstanding.values()),
             default=self.sent_generation + 1,
         )
+        if any(s.singles for s in self._types.values()):
+            oldest = min(oldest, self.sent_generation)
         return min(oldest - 1, self.sent_generation)
 
     @property

