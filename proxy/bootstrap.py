@@ -10,7 +10,8 @@ sidecar's runner need not load them. A test parses it strictly into Envoy's mess
 
 Static stability: an Envoy that once had its configuration keeps it for as long as it runs, whether or not the control
 plane lives. A fresh Envoy without a control plane is live after `_INITIAL_FETCH` per resource type, without listeners;
-the supervisor does not call that ready, and goes on waiting.
+the supervisor does not call that ready, and goes on waiting. The same holds for one that crashed meanwhile: no last good
+configuration is kept on disk (the private key of the certificate would have to lie there too).
 """
 
 from __future__ import annotations

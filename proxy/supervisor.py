@@ -198,7 +198,7 @@ class Supervisor:
     async def _keep_probing(self) -> None:
         """Probe application and Envoy at every interval; tell when a verdict turns."""
         timing, spec = self._timing, self._spec
-        application, sidecar = Hysteresis(), Hysteresis(healthy=True)
+        application, sidecar = Hysteresis(), Hysteresis(healthy=True, to_unhealthy=3)  # the second may be our own stall
         timeout = aiohttp.ClientTimeout(total=timing.probe_timeout_s)
         async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
             while True:

@@ -387,7 +387,7 @@ async def test_crashed_envoy_comes_back(bench: Bench) -> None:
 
 async def test_hanging_envoy_is_replaced(bench: Bench) -> None:
     """An Envoy that is there but does not answer is reported with the reason, then killed and started again."""
-    async with bench.sidecar(replace(_FAST, hung_looks=3)):
+    async with bench.sidecar(replace(_FAST, hung_looks=5)):
         await until(lambda: bench.control.healthy is True, "healthy")
         before = await bench.envoy_pid()
         os.kill(before, signal.SIGSTOP)
