@@ -1,0 +1,54 @@
+"""The agent API's OpenAPI document, with schemas generated from the records it answers with."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from pydantic import TypeAdapter
+
+from agent.codec import Event
+from agent.incidents import Incident
+from agent.telemetry.views import SignalsView
+
+ROUTES: Final[tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...]] = (
+    ("/healthz", "The process lives", "", ()),
+    ("/readyz", "The agent sees and can act", "", ()),
+    ("/metrics", "Prometheus metrics of the agent and of the mesh's golden signals", "", ()),
+    ("/v1/status", "Fence, mode, blind sidecars, playbooks", "", ()),
+    ("/v1/incidents", "Incidents, newest first", "", (("limit", "how many"),)),
+    ("/v1/incidents/{id}", "One incident's whole story", "Incident", ()),
+    ("/v1/signals", "Golden signals of the last seconds", "SignalsView", (("window", "seconds, 0.2 to 120"),)),
+    (
+        "/v1/events",
+        "The timeline",
+        "Event",
+        (("since", "sequence after which to begin"), ("wait", "seconds to wait for the first")),
+    ),
+    ("/v1/audit", "The last audit records", "", (("limit", "how many"),)),
+    ("/v1/playbooks", "Playbooks in use", "", ()),
+)
+
+
+def document() -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document."""
+    schemas: dict[str, Any] = {}
+    for shape in (Incident, Event, SignalsView):
+        schema = TypeAdapter(shape).json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
+        schemas |= schema.pop("$defs", {})
+        schemas[shape.__name__] = schema
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Fibrin agent", "version": "v1", "description": "Incidents, signals and audit. Reads only."},
+        "paths": {path: {"get": _get(path, text, shape, query)} for path, text, shape, query in ROUTES},
+        "components": {"schemas": schemas},
+    }
+
+
+def _get(path: str, text: str, shape: str, query: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "query", "description": what, "schema": {"type": "number"}} for name, what in query
+    ]
+    if "{id}" in path:
+        parameters.append({"name": "id", "in": "path", "required": True, "schema": {"type": "string"}})
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{shape}"} if shape else {}}}
+    return {"summary": text, "parameters": parameters, "responses": {"200": {"description": text, "content": content}}}

@@ -1,0 +1,111 @@
+"""The last minute of outcomes, cheap to ask "what happened since": fine bins when recent, whole seconds when older."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from models.detect.views import views
+from models.signals import Outcomes, Series, Side
+
+FINE_S: Final = 5.0
+HORIZON_S: Final = 60.0
+
+Slice = tuple[float, dict[Series, Outcomes]]
+
+
+class History:
+    """Outcomes by arrival time. `add` must be called with times that never go back."""
+
+    def __init__(self) -> None:
+        self._fine: deque[Slice] = deque()
+        self._coarse: deque[Slice] = deque()
+        self._seen: dict[Series, float] = {}
+        self._raw: dict[Series, float] = {}
+        self._swept_at = 0.0
+        self._now = 0.0
+
+    def add(self, at: float, outcomes: Mapping[Series, Outcomes]) -> None:
+        """Keep what arrived at `at` (Unix s); forget what lies beyond the horizon."""
+        self._now = at
+        if at - self._swept_at >= HORIZON_S:
+            self._swept_at = at
+            self._seen = {s: t for s, t in self._seen.items() if t >= at - 2 * HORIZON_S}
+            self._raw = {s: t for s, t in self._raw.items() if t >= at - 2 * HORIZON_S}
+        if outcomes:
+            self._fine.append((at, dict(outcomes)))
+            for series in outcomes:
+                self._raw[series] = at
+                self._seen[series] = at
+                for key in views(series):
+                    self._seen[key] = at
+        while self._fine and self._fine[0][0] < at - FINE_S:
+            self._merge(self._fine.popleft())
+        while self._coarse and self._coarse[0][0] < at - HORIZON_S:
+            self._coarse.popleft()
+
+    def last_seen(self, series: Series) -> float:
+        """Return when a reported or watched series last had outcomes (Unix s, 0 when never)."""
+        return self._seen.get(series, 0.0)
+
+    def since(self, at: float) -> dict[Series, Outcomes]:
+        """Return the sums per series of everything that arrived at or after `at` (to the second beyond 5 s ago)."""
+        return self.between(at, math.inf)
+
+    def series(self, side: Side, services: frozenset[str]) -> tuple[Series, ...]:
+        """Return the reported series of requests to `services` seen on one side within the horizon."""
+        return tuple(
+            s for s, at in self._raw.items() if s.side is side and s.callee in services and at >= self._now - HORIZON_S
+        )
+
+    def between(self, start: float, end: float) -> dict[Series, Outcomes]:
+        """Return the sums per series of what arrived in [start, end)."""
+        total: dict[Series, Outcomes] = {}
+        for bins in (self._coarse, self._fine):
+            for at, outcomes in bins:
+                if start <= at < end:
+                    for series, found in outcomes.items():
+                        _add(total, series, found)
+        return total
+
+    def reporters(self, start: float, callee: str) -> frozenset[str]:
+        """Return the sidecars of callers that saw requests to `callee` since `start`."""
+        return frozenset(
+            series.reporter
+            for bins in (self._coarse, self._fine)
+            for at, outcomes in bins
+            if at >= start
+            for series in outcomes
+            if series.callee == callee and series.side is not Side.SERVER
+        )
+
+    def total(self, start: float, match: Callable[[Series], bool], end: float = math.inf) -> Outcomes:
+        """Return one sum over the matching series of what arrived in [start, end)."""
+        total = Outcomes()
+        for bins in (self._coarse, self._fine):
+            for at, outcomes in bins:
+                if start <= at < end:
+                    for series, found in outcomes.items():
+                        if match(series):
+                            total += found
+        return total
+
+    def _merge(self, piece: Slice) -> None:
+        at, outcomes = piece
+        second = float(int(at))
+        if not self._coarse or self._coarse[-1][0] != second:
+            self._coarse.append((second, {}))
+        into = self._coarse[-1][1]
+        for series, found in outcomes.items():
+            _add(into, series, found)
+
+
+def _add(into: dict[Series, Outcomes], series: Series, found: Outcomes) -> None:
+    have = into.get(series)
+    if have is None:
+        into[series] = copy.deepcopy(found)
+    else:
+        have += found

@@ -1,0 +1,87 @@
+"""What the agent knows of the mesh right now: topology, recent changes, overlays, whether the control plane answers.
+
+A plain state holder: `following.py` fills it from the control plane, the loop reads it. The loop never waits for it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final
+
+from models.domain import ChangeEvent, Edge, Instance, Topology
+from models.overlay import Overlay
+from models.signals import Series, Side
+
+CHANGES_S: Final = 1800.0
+
+
+class MeshView:
+    """The agent's copy of the mesh. `known` tells whether a topology has ever arrived."""
+
+    def __init__(self) -> None:
+        self._declared = Topology()
+        self._seen: set[Edge] = set()
+        self._merged = Topology()
+        self._by_endpoint: dict[str, Instance] = {}
+        self._changes: deque[ChangeEvent] = deque(maxlen=2000)
+        self.overlays: tuple[Overlay, ...] = ()
+        self.known = False
+        self.control_up = False
+        self.told_down = False
+        self.overlays_at = 0.0  # when the request that gave `overlays` was sent, Unix s
+
+    @property
+    def topology(self) -> Topology:
+        """Return the control plane's topology with the edges that telemetry has shown added."""
+        return self._merged
+
+    @property
+    def services(self) -> frozenset[str]:
+        """Return the names of all registered services."""
+        return frozenset(instance.service for instance in self._declared.instances)
+
+    def set_topology(self, topology: Topology) -> None:
+        """Take a new topology from the control plane."""
+        self._declared = topology
+        self.known = True
+        self._merge()
+
+    def see(self, series: Iterable[Series]) -> frozenset[Edge]:
+        """Learn edges from telemetry; return those not known before."""
+        new = {
+            Edge(one.caller, one.callee)
+            for one in series
+            if one.side is not Side.SERVER and one.caller and one.callee and one.caller != one.callee
+        } - self._merged.edges
+        if new:
+            self._seen |= new
+            self._merge()
+        return frozenset(new)
+
+    @property
+    def seen(self) -> frozenset[Edge]:
+        """Return the edges that telemetry has shown."""
+        return frozenset(self._seen)
+
+    def resolve(self, endpoint: str) -> Instance | None:
+        """Return the instance behind `ip:port` as a sidecar reports it, or None."""
+        return self._by_endpoint.get(endpoint)
+
+    def add_changes(self, changes: Iterable[ChangeEvent]) -> None:
+        """Take change events, oldest first; those already known are ignored."""
+        last = self._changes[-1].sequence if self._changes else 0
+        self._changes.extend(change for change in changes if change.sequence > last)
+
+    def changes(self, now: float) -> tuple[ChangeEvent, ...]:
+        """Return the changes of the last half hour, oldest first."""
+        return tuple(change for change in self._changes if change.at >= now - CHANGES_S)
+
+    def forget_changes(self) -> None:
+        """Start over (the control plane began a new count)."""
+        self._changes.clear()
+
+    def _merge(self) -> None:
+        self._merged = replace(self._declared, edges=self._declared.edges | self._seen)
+        self._by_endpoint = {instance.endpoint: instance for instance in self._declared.instances}

@@ -1,0 +1,130 @@
+"""The planner port over `playbooks.planning`: same decisions, in the loop's records, with a ledger that is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from agent.incidents import Incident, Step, Weighed
+from agent.ports import Circumstances, Draft
+from models.incident import Cause, Signal
+from models.overlay import target
+from playbooks.actions import BlastRadius
+from playbooks.guards import Context, Limits
+from playbooks.ledger import Entry, Ledger, Outcome
+from playbooks.planning import Plan, PlannedStep, VerifyTarget, plan, recheck
+from playbooks.schema import Mode, Playbook, Severity
+
+DEFAULT_DEADLINE_S: Final = 10.0
+CRITICAL_ERRORS: Final = 0.2
+CRITICAL_SLOWDOWN: Final = 5.0
+
+
+class PlaybookPlanner:
+    """Decides with `playbooks`; remembers actions in a ledger. `limits` hold for the whole mesh."""
+
+    def __init__(self, playbooks: Sequence[Playbook], limits: Limits) -> None:
+        self._playbooks = tuple(playbooks)
+        self._limits = limits
+        self._ledger = Ledger()
+
+    @property
+    def playbooks(self) -> tuple[Playbook, ...]:
+        """Return the playbooks in use."""
+        return self._playbooks
+
+    def draft(self, cause: Cause, circumstances: Circumstances) -> Draft:
+        """Return what to do about `cause`. Pure but for the ledger it reads."""
+        decision = plan(cause, self._context(circumstances), self._playbooks)
+        weighed = tuple(Weighed(c.playbook, c.accepted, c.reason) for c in decision.considered)
+        refusals = tuple(r.message for r in decision.refusals)
+        page = decision.escalation.summary if decision.escalation else ""
+        chosen: Plan | None = decision.plan
+        if chosen is None and decision.shadows:
+            chosen = decision.shadows[0]
+        if chosen is None:
+            return Draft("", Mode.AUTO, (), weighed, refusals, page)
+        steps = tuple(_step(planned) for planned in chosen.steps)
+        return Draft(chosen.playbook, chosen.mode, steps, weighed, refusals, page or chosen.escalation.summary)
+
+    def forbids(self, incident: Incident, step: Step, circumstances: Circumstances) -> str:
+        """Return what forbids a planned step by now, "" when nothing does."""
+        cause = incident.cause
+        playbook = next((p for p in self._playbooks if p.name == incident.playbook), None)
+        if cause is None or playbook is None:
+            return f"playbook {incident.playbook} is not loaded any more"
+        planned = PlannedStep(
+            name=step.name,
+            change=step.change,
+            hold_down_s=step.hold_down_s,
+            verify_deadline_s=step.verify_deadline_s,
+            verify_target=VerifyTarget(step.verify_services, step.verify_signal or cause.signal),
+            blast_radius=BlastRadius(step.traffic_share, step.capacity_share, 0.0),
+            reason=step.reason,
+        )
+        found = recheck(planned, playbook, cause, self._context(circumstances))
+        return "; ".join(refusal.message for refusal in found)
+
+    def acted(self, incident: Incident, step: Step, at: float) -> None:
+        """Enter a laid step into the ledger."""
+        self._ledger = self._ledger.record(
+            Entry(
+                id=step.overlay,
+                at=at,
+                service=target(step.change),
+                share=step.capacity_share,
+                playbook=incident.playbook,
+                incident=incident.id,
+                step=step.name,
+            )
+        )
+
+    def ended(self, step: Step, *, helped: bool) -> None:
+        """Enter a step's outcome into the ledger."""
+        self._ledger = self._ledger.settle(step.overlay, Outcome.HELPED if helped else Outcome.UNDONE)
+
+    def save(self) -> bytes:
+        """Return the ledger."""
+        return self._ledger.dumps().encode()
+
+    def restore(self, state: bytes) -> None:
+        """Continue with the ledger that `save` returned; raises InvalidInput when it cannot be read."""
+        self._ledger = Ledger.loads(state.decode("utf-8", "replace"))
+
+    def _context(self, around: Circumstances) -> Context:
+        return Context(
+            topology=around.topology,
+            overlays=around.overlays,
+            ledger=self._ledger,
+            now=around.now,
+            anomalous_share=around.storm_share,
+            blind=around.blind,
+            severity=_severity(around),
+            incident=around.incident,
+            limits=self._limits,
+        )
+
+
+def _severity(around: Circumstances) -> Severity:
+    """Return how much it hurts: a fifth of requests failing or five times slower is critical."""
+    for anomaly in around.anomalies:
+        if anomaly.signal is Signal.ERRORS and anomaly.observed >= CRITICAL_ERRORS:
+            return Severity.CRITICAL
+        if anomaly.signal is Signal.LATENCY and anomaly.observed >= CRITICAL_SLOWDOWN * max(anomaly.expected, 1e-6):
+            return Severity.CRITICAL
+    return Severity.WARNING
+
+
+def _step(planned: PlannedStep) -> Step:
+    return Step(
+        name=planned.name,
+        change=planned.change,
+        overlay="",
+        hold_down_s=planned.hold_down_s,
+        verify_deadline_s=planned.verify_deadline_s or DEFAULT_DEADLINE_S,
+        verify_services=planned.verify_target.services,
+        verify_signal=planned.verify_target.signal,
+        traffic_share=planned.blast_radius.traffic,
+        capacity_share=planned.blast_radius.capacity,
+        reason=planned.reason,
+    )

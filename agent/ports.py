@@ -1,0 +1,166 @@
+"""What the loop needs from its neighbours, as narrow protocols: telemetry, detectors, planner, audit log, pager.
+
+The loop is tested against small real implementations of these; `run.py` wires in the full ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from agent.incidents import Incident, Step, Weighed
+from models.detect import Baseline
+from models.domain import Topology
+from models.incident import Anomaly, Cause, Signal
+from models.overlay import Overlay
+from models.signals import Outcomes, Saturation, Series
+from playbooks.schema import Mode
+
+Clock = Callable[[], float]
+"""Unix time in seconds."""
+
+
+class Sight(Protocol):
+    """The agent's eyes (`agent/observe.py`)."""
+
+    def take_tick(self, now: float) -> Mapping[Series, Outcomes]:
+        """Return and forget the outcomes that arrived since the last call."""
+        ...
+
+    def blind(self, now: float) -> frozenset[str]:
+        """Return the reporters whose telemetry is missing or cannot be trusted."""
+        ...
+
+    def saturation(self, now: float) -> tuple[Saturation, ...]:
+        """Return how full each instance is."""
+        ...
+
+    def reporters(self) -> int:
+        """Return how many sidecars have ever reported and are still expected to."""
+        ...
+
+
+class Detector(Protocol):
+    """The alarm bank (`models/detect`)."""
+
+    @property
+    def active(self) -> tuple[Anomaly, ...]:
+        """Return the series that are anomalous now."""
+        ...
+
+    def update(
+        self, at: float, outcomes: Mapping[Series, Outcomes], saturation: Iterable[Saturation] = ()
+    ) -> tuple[Anomaly, ...]:
+        """Take one tick; return what alarmed in it."""
+        ...
+
+    def baseline(self, series: Series, signal: Signal) -> Baseline | None:
+        """Return the learnt normal of a series, None when nothing is known."""
+        ...
+
+    def reset(self, match: Callable[[Series], bool]) -> None:
+        """Forget the alarm state (not the baselines) of the matching series."""
+        ...
+
+    def save(self) -> bytes:
+        """Return everything learnt."""
+        ...
+
+    def restore(self, state: bytes) -> None:
+        """Continue from what `save` returned."""
+        ...
+
+
+class Localiser(Protocol):
+    """Names causes, best first."""
+
+    def __call__(
+        self, anomalies: tuple[Anomaly, ...], since: Callable[[float], Mapping[Series, Outcomes]], now: float
+    ) -> tuple[Cause, ...]:
+        """Return the suspects behind `anomalies`; `since(t)` gives all outcomes that arrived from `t` on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What the planner says: steps to take (none: nobody wrote a playbook that fits), and why."""
+
+    playbook: str
+    mode: Mode
+    steps: tuple[Step, ...]
+    considered: tuple[Weighed, ...] = ()
+    refusals: tuple[str, ...] = ()
+    page: str = ""  # what to tell a person when there is no step, or none helped
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What a plan depends on besides the cause. `storm_share` is the share (0–1) of services
+    that are anomalous for other reasons, `blind` are reporter ids.
+    """
+
+    topology: Topology
+    overlays: tuple[Overlay, ...]
+    storm_share: float
+    blind: frozenset[str]
+    now: float
+    incident: str = ""
+    anomalies: tuple[Anomaly, ...] = ()
+
+
+class Planner(Protocol):
+    """Chooses a playbook and turns it into steps; remembers what was done (rate limits, cool-downs, strikes)."""
+
+    def draft(self, cause: Cause, circumstances: Circumstances) -> Draft:
+        """Return what to do about `cause`. Pure but for the ledger it reads."""
+        ...
+
+    def acted(self, incident: Incident, step: Step, at: float) -> None:
+        """Enter a laid step into the ledger."""
+        ...
+
+    def forbids(self, incident: Incident, step: Step, circumstances: Circumstances) -> str:
+        """Return what forbids a planned step by now, "" when nothing does."""
+        ...
+
+    def ended(self, step: Step, *, helped: bool) -> None:
+        """Enter a step's outcome into the ledger."""
+        ...
+
+    def save(self) -> bytes:
+        """Return the ledger."""
+        ...
+
+    def restore(self, state: bytes) -> None:
+        """Continue with the ledger that `save` returned."""
+        ...
+
+
+class Audit(Protocol):
+    """The append-only record (`agent/audit`)."""
+
+    async def append(self, kind: str, data: Mapping[str, Any]) -> int:
+        """Write one record durably and return its number; raises Broken when that is impossible."""
+        ...
+
+
+class Fence(Protocol):
+    """The right to write."""
+
+    @property
+    def token(self) -> int | None:
+        """Return the fencing token while it is surely held, else None."""
+        ...
+
+    def lost(self) -> None:
+        """Note that the control plane called the token stale."""
+        ...
+
+
+class Pager(Protocol):
+    """Calls people."""
+
+    def page(self, incident: Incident, message: str) -> None:
+        """Call a person; never blocks, never raises."""
+        ...

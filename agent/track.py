@@ -1,0 +1,36 @@
+"""An incident in the hands of the running loop: the stored value plus what only matters while the process lives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from agent.codec import Event
+from agent.incidents import Incident
+
+
+@dataclass(slots=True)
+class Track:
+    """One living incident. All times Unix seconds, 0 when it has not happened.
+
+    `live_at`: when one of its anomalies was last active. `awake`: its anomalies have been seen by this process (an
+    incident read back after a restart is not acted on before). `busy`: a task works on it. `bad_at`: when users last
+    saw the fault. `renewed_at`: last proof that its overlay lives. `unsaved`: timeline lines not yet stored.
+    """
+
+    incident: Incident
+    live_at: float = 0.0
+    awake: bool = True
+    busy: bool = False
+    blocked_at: float = 0.0
+    paged: set[str] = field(default_factory=set)
+    bad_at: float = 0.0
+    renewed_at: float = 0.0
+    retry_at: float = 0.0
+    attempts: int = 0
+    recover: bool = False
+    unmuted: bool = False
+    unsaved: list[Event] = field(default_factory=list)
+
+    def closed_at(self) -> float:
+        """Return when the incident ended (0 while it is open)."""
+        return self.incident.times.get("closed", 0.0)

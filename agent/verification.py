@@ -1,0 +1,130 @@
+"""Did it help? The affected signal after the action against its own baseline, over what users of the service got.
+
+The sample starts once late news cannot reach it: after the sidecars confirmed, one telemetry flush later, and after
+requests that were already in flight have ended.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import numpy as np
+
+from agent.history import History
+from agent.incidents import Incident, Step
+from models.detect import Baseline
+from models.detect.views import views
+from models.incident import Cause, Signal
+from models.signals import BUCKETS, Outcomes, Series, Side, percentile
+from models.verify import Judgement, Verdict, judge
+
+FLUSH_S: Final = 0.3
+"""One telemetry period and its transport: what arrives within it may have happened before the action."""
+
+IN_FLIGHT_S: Final = 3.0
+"""Requests in flight are waited for at most this long."""
+
+EARLIEST_BAD_S: Final = 1.0
+"""A step is never called useless on less than this much evidence."""
+
+BaselineOf = Callable[[Series, Signal], Baseline | None]
+
+
+def in_flight_s(incident: Incident) -> float:
+    """Return how long requests that started before the action may still come in, seconds."""
+    slow = [a.observed for a in incident.anomalies if a.signal is Signal.LATENCY]
+    return min(IN_FLIGHT_S, 2 * max(slow, default=0.0))
+
+
+def sample_start(incident: Incident, step: Step) -> float:
+    """Return from when on (arrival time, Unix s) outcomes count as after the action."""
+    return step.acked_at + FLUSH_S + in_flight_s(incident)
+
+
+def judge_step(incident: Incident, step: Step, history: History, baseline: BaselineOf, now: float) -> Judgement | None:
+    """Return the judgement over everything seen since the action took hold; None before there can be one."""
+    cause = incident.cause
+    if cause is None:
+        return None
+    start = sample_start(incident, step)
+    if now <= start:
+        return None
+    services = frozenset(step.verify_services) or frozenset({cause.service})
+    signal = step.verify_signal or cause.signal
+    side = _side(history, services)
+    normal = _normal(history, services, side, signal, baseline)
+    if normal is None:
+        return None
+    fault = _after(history, incident.onset, services, side, step.acked_at)
+    bad = fault.error_ratio if fault.requests else None
+    whole = judge(normal, _after(history, start, services, side), signal, now - start, anomalous=bad)
+    if whole.verdict is not Verdict.STILL_BAD:
+        return whole
+    # a bad beginning may weigh on the whole: the newer half has the last word
+    middle = start + (now - start) / 2
+    recent = judge(normal, _after(history, middle, services, side), signal, now - middle, anomalous=bad)
+    return whole if recent.verdict is Verdict.STILL_BAD else recent
+
+
+def looks_bad(cause: Cause, outcomes: Mapping[Series, Outcomes], expected: float) -> bool:
+    """Tell whether users of the cause's service still saw the fault in these outcomes (a quick look, not a test).
+
+    `expected` is the signal's normal value (ratio or seconds). Only for the story's "users were well again at".
+    """
+    seen = Outcomes()
+    for series, found in outcomes.items():
+        if series.side is Side.CLIENT and series.callee == cause.service:
+            seen += found
+    if not seen.requests:
+        return False
+    match cause.signal:
+        case Signal.ERRORS:
+            return seen.error_ratio > max(0.02, 3 * expected)
+        case Signal.LATENCY:
+            return percentile(seen.latency, 0.9) > max(0.01, 3 * expected)
+        case _:
+            return False
+
+
+def pooled(baselines: Iterable[Baseline | None], signal: Signal) -> Baseline | None:
+    """Return the normal of several series together, weighted by their evidence; None when there is none."""
+    known = [b for b in baselines if b is not None and b.requests > 0]
+    total = sum(b.requests for b in known)
+    if not known or total <= 0:
+        return None
+    latency = np.zeros(BUCKETS, dtype=np.float64)
+    for one in known:
+        latency = latency + one.latency
+    return Baseline(
+        signal=signal,
+        error_ratio=sum(b.error_ratio * b.requests for b in known) / total,
+        latency=latency,
+        p50_s=_weighted([(b.p50_s, b.requests) for b in known]),
+        p99_s=max((b.p99_s for b in known if not math.isnan(b.p99_s)), default=float("nan")),
+        rps=sum(b.rps for b in known),
+        requests=total,
+    )
+
+
+def _weighted(pairs: list[tuple[float, float]]) -> float:
+    known = [(value, weight) for value, weight in pairs if not math.isnan(value)]
+    total = sum(weight for _, weight in known)
+    return sum(value * weight for value, weight in known) / total if total else float("nan")
+
+
+def _side(history: History, services: frozenset[str]) -> Side:
+    """Return where to look: at the callers, or at the service itself when nobody in the mesh calls it."""
+    return Side.CLIENT if history.series(Side.CLIENT, services) else Side.SERVER
+
+
+def _normal(
+    history: History, services: frozenset[str], side: Side, signal: Signal, baseline: BaselineOf
+) -> Baseline | None:
+    keys = {view for series in history.series(side, services) for view in views(series)}
+    return pooled((baseline(key, signal) for key in sorted(keys)), signal)
+
+
+def _after(history: History, start: float, services: frozenset[str], side: Side, end: float = math.inf) -> Outcomes:
+    return history.total(start, lambda series: series.side is side and series.callee in services, end)
