@@ -24,7 +24,8 @@ from models.overlay import (
     SetTimeout,
     ShiftTraffic,
 )
-from playbooks.guards import GuardName, Limits, witnesses
+from playbooks.actions import BlastRadius, Effect
+from playbooks.guards import GuardName, Limits, step_checks, witnesses
 from playbooks.ledger import PENDING_S, Entry, Ledger, Outcome
 from playbooks.planning import Context, Decision, plan, recheck
 from playbooks.schema import Mode, Playbook, Severity
@@ -514,3 +515,18 @@ def test_empty_mesh_is_not_acted_on(mesh: Shop) -> None:
     """With no instance known nothing is trusted and nothing is done."""
     empty = Topology(edges=frozenset({Edge("a", "b")}))
     assert refused_by(plan(mesh.cause(), mesh.context(topology=empty), mesh.library)) == {GuardName.BLIND}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ShiftTraffic("catalog", {"v1": 0, "v2": 0}),
+        ShiftTraffic("catalog", {"v1": 90, "v9": 10}),
+        EjectInstance("catalog", "catalog-v2-0"),
+    ],
+)
+def test_traffic_to_nowhere_is_refused_even_if_an_action_asked_for_it(mesh: Shop, change: Change) -> None:
+    """Zero weights, a version without an instance, the last of a version: the guard stops what no action should make."""
+    effect = Effect(change, BlastRadius(0.0, 0.0, 0.0), 1.0, "made by hand")
+    checks = step_checks(mesh.playbook("bad-version"), effect, mesh.context())
+    assert GuardName.ENDPOINTS in {check.guard for check in checks if not check.ok}
