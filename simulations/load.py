@@ -29,7 +29,7 @@ from simulations.shop import trouble
 from simulations.shop.goods import PRODUCTS
 from simulations.shop.spec import ENTRY
 
-OBJECTIVE_S = 0.3
+OBJECTIVE_S = 0.25
 """A user's request is good when answered below HTTP 500 within this time."""
 
 GIVE_UP_S = 5.0

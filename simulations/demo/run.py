@@ -23,6 +23,7 @@ from simulations.demo.screen import Screen
 from simulations.demo.story import Display, PlainLines, State, Story
 from simulations.demo.watch import Watch
 
+_FILE_WIDTH = 170  # of the table where there is no terminal to ask
 _SOCKETS = ("*.sock", "*.fault")
 
 
@@ -37,6 +38,8 @@ async def run_demo(options: DemoOptions) -> int:
     _stop_on_sigterm()
     machine = options.output == "json"
     console = Console(stderr=machine)
+    if not console.is_terminal:
+        console.width = _FILE_WIDTH
     state = State()
     async with _display(console, state, headless=options.headless or machine) as display:
         story = Story(state, display)

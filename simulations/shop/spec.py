@@ -111,7 +111,7 @@ SERVICES: dict[str, Service] = {
         Service("catalog", Work(0.012, 0.3), (Operation("GET", "/products"), Operation("GET", "/products/{id}"))),
         Service(
             "cart",
-            Work(0.035, 0.2),
+            Work(0.028, 0.2),
             (Operation("GET", "/cart"), Operation("POST", "/cart/{id}"), Operation("DELETE", "/cart")),
         ),
         Service(
