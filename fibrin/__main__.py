@@ -1,0 +1,5 @@
+"""`python -m fibrin` is the same as `fibrin`."""
+
+from fibrin.cli import main
+
+main()

@@ -1,0 +1,76 @@
+"""The `fibrin` command line, in kubectl's manners.
+
+Exit codes: 0 ok, 1 failed, 2 usage or invalid input, 3 lint findings. Data goes to stdout, errors to stderr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import structlog
+
+from fibrin import settings
+from fibrin.cli import audit, check, demo, incidents, overlay, processes, resources
+from fibrin.cli.context import Target
+from fibrin.cli.output import report
+from models.errors import FibrinError, InvalidInput
+
+
+class Group(click.Group):
+    """A click group that turns Fibrin's errors into messages and exit codes."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an expected error is told, never a traceback."""
+        try:
+            return super().invoke(ctx)
+        except FibrinError as error:
+            report(error)
+            ctx.exit(2 if isinstance(error, InvalidInput) else 1)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--state-dir", metavar="DIR", help="Where the mesh of this machine keeps its state [~/.fibrin].")
+@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="Settings file (YAML).")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+@click.version_option(package_name="fibrin", prog_name="fibrin")
+@click.pass_context
+def cli(ctx: click.Context, state_dir: str | None, config: Path | None, log_level: str) -> None:
+    """Fibrin: a service mesh that heals itself."""
+    env = settings.environment()
+    ctx.obj = Target(settings.state_dir(state_dir, env), config, env)
+    configure_logs(log_level)
+
+
+def configure_logs(level: str) -> None:
+    """Send structured logs to stderr: readable on a terminal, JSON lines elsewhere."""
+    terminal = sys.stderr.isatty()
+    renderer: Any = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+    )
+
+
+for room in (processes, resources, overlay, incidents, audit, check, demo):
+    for command in room.COMMANDS:
+        cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        cli(standalone_mode=True)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit(130)

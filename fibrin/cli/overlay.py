@@ -1,0 +1,182 @@
+"""`overlay`: changes laid over the declared configuration, by hand, with a lease that ends by itself."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Mapping
+
+import click
+
+from control.client import ControlClient
+from fibrin.cli.context import Target, pass_target
+from fibrin.cli.resources import find_kind, get, run
+from models.errors import InvalidInput
+from models.overlay import Change, EjectInstance, LimitConnections, OpenBreaker, SetRetries, SetTimeout, ShiftTraffic
+
+
+@click.group()
+def overlay() -> None:
+    """Lay, renew, list and remove overlays. What people declared is never touched."""
+
+
+def _lay(target: Target, change: Change, reason: str, lease: float, *, dry_run: bool) -> None:
+    if dry_run:
+        click.echo(f"would lay {change} for {lease:g} s (dry run)")
+        return
+
+    async def go() -> None:
+        async with _client(target) as client:
+            laid = await client.create_overlay(change, reason=reason, lease_s=lease)
+            status = await client.overlay(laid.id)
+        click.echo(f"overlay/{laid.id} created, {status.propagation.acked}/{status.propagation.sidecars} sidecars")
+
+    run(go())
+
+
+def _client(target: Target) -> ControlClient:
+    """Return a client whose writes carry the name of the person at the terminal."""
+    return target.control(actor=getpass.getuser())
+
+
+def _common(command: click.decorators.FC) -> click.decorators.FC:
+    for option in (
+        click.option("--dry-run", is_flag=True, help="Say what would be laid, lay nothing."),
+        click.option("--lease", type=click.FloatRange(min=1), default=600.0, show_default=True, help="Seconds."),
+        click.option("--reason", required=True, help="Why; stands in the change log."),
+    ):
+        command = option(command)
+    return command
+
+
+@overlay.command("shift")
+@click.argument("service")
+@click.argument("weights", nargs=-1, required=True, metavar="VERSION=WEIGHT...")
+@_common
+@pass_target
+def shift(target: Target, service: str, weights: tuple[str, ...], reason: str, lease: float, *, dry_run: bool) -> None:
+    """Set the traffic shares of a service's versions: `shift catalog v1=100 v2=0`."""
+    _lay(target, ShiftTraffic(service, _parse_weights(weights)), reason, lease, dry_run=dry_run)
+
+
+def _parse_weights(weights: tuple[str, ...]) -> Mapping[str, int]:
+    parsed: dict[str, int] = {}
+    for part in weights:
+        version, equals, weight = part.partition("=")
+        if not (version and equals and weight.isdigit()):
+            raise InvalidInput(f"{part!r} is not VERSION=WEIGHT", hint="for example v1=100 v2=0")
+        parsed[version] = int(weight)
+    return parsed
+
+
+@overlay.command("eject")
+@click.argument("service")
+@click.argument("instance")
+@_common
+@pass_target
+def eject(target: Target, service: str, instance: str, reason: str, lease: float, *, dry_run: bool) -> None:
+    """Take one instance out of load balancing; its live requests finish."""
+    _lay(target, EjectInstance(service, instance), reason, lease, dry_run=dry_run)
+
+
+@overlay.command("break")
+@click.argument("service")
+@click.option("--caller", default="", help="Only for this caller [every caller].")
+@click.option("--percent", type=click.IntRange(1, 100), default=100, show_default=True)
+@click.option("--fallback", is_flag=True, help="Serve the declared fallback instead of 503.")
+@_common
+@pass_target
+def open_breaker(
+    target: Target, service: str, caller: str, percent: int, reason: str, lease: float, *, fallback: bool, dry_run: bool
+) -> None:
+    """Answer requests to SERVICE in the callers' sidecars instead of sending them."""
+    change = OpenBreaker(service, caller, percent, "fallback" if fallback else "fail-fast")
+    _lay(target, change, reason, lease, dry_run=dry_run)
+
+
+@overlay.command("timeout")
+@click.argument("service")
+@click.argument("seconds", type=click.FloatRange(min=0, min_open=True))
+@_common
+@pass_target
+def timeout(target: Target, service: str, seconds: float, reason: str, lease: float, *, dry_run: bool) -> None:
+    """Set the request timeout towards SERVICE."""
+    _lay(target, SetTimeout(service, seconds), reason, lease, dry_run=dry_run)
+
+
+@overlay.command("retries")
+@click.argument("service")
+@click.argument("attempts", type=click.IntRange(min=0))
+@click.option("--budget", type=click.FloatRange(0, 1), default=0.2, show_default=True, help="Share of load.")
+@_common
+@pass_target
+def retries(
+    target: Target, service: str, attempts: int, budget: float, reason: str, lease: float, *, dry_run: bool
+) -> None:
+    """Set the retries towards SERVICE (0 turns them off)."""
+    _lay(target, SetRetries(service, attempts, budget), reason, lease, dry_run=dry_run)
+
+
+@overlay.command("limit")
+@click.argument("service")
+@click.option("--requests", type=click.IntRange(min=1), default=None, help="Concurrent requests.")
+@click.option("--pending", type=click.IntRange(min=1), default=None, help="Queued requests.")
+@click.option("--connections", type=click.IntRange(min=1), default=None, help="Connections.")
+@_common
+@pass_target
+def limit(
+    target: Target,
+    service: str,
+    requests: int | None,
+    pending: int | None,
+    connections: int | None,
+    reason: str,
+    lease: float,
+    *,
+    dry_run: bool,
+) -> None:
+    """Set connection-pool limits towards SERVICE."""
+    if not (requests or pending or connections):
+        raise InvalidInput("limit: nothing to limit", hint="give --requests, --pending or --connections")
+    change = LimitConnections(service, requests or 0, pending or 0, connections or 0)
+    _lay(target, change, reason, lease, dry_run=dry_run)
+
+
+@overlay.command("renew")
+@click.argument("ident", metavar="ID")
+@click.option("--lease", type=click.FloatRange(min=1), default=600.0, show_default=True, help="Seconds from now.")
+@pass_target
+def renew(target: Target, ident: str, lease: float) -> None:
+    """Make an overlay last longer."""
+
+    async def go() -> None:
+        async with _client(target) as client:
+            laid = await client.renew_overlay(ident, lease_s=lease)
+        click.echo(f"overlay/{laid.id} renewed, ends in {lease:g} s")
+
+    run(go())
+
+
+@overlay.command("delete")
+@click.argument("idents", metavar="ID...", nargs=-1, required=True)
+@pass_target
+def delete(target: Target, idents: tuple[str, ...]) -> None:
+    """Remove overlays: what people declared holds again."""
+
+    async def go() -> None:
+        async with _client(target) as client:
+            for ident in idents:
+                await client.delete_overlay(ident)
+                click.echo(f"overlay/{ident} deleted")
+
+    run(go())
+
+
+@overlay.command("list")
+@click.option("-o", "--output", type=click.Choice(["table", "wide", "json", "yaml", "name"]), default="table")
+@click.pass_context
+def list_(ctx: click.Context, output: str) -> None:
+    """List overlays; the same as `fibrin get overlay`."""
+    ctx.invoke(get, kind=find_kind("overlay").name, name=None, output=output, selector=(), watch=False)
+
+
+COMMANDS = (overlay,)
