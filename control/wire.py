@@ -93,12 +93,14 @@ class Propagation:
 class OverlayStatus:
     """An overlay, whether it is the one in force in its slot, and how far it has come.
 
-    `superseded_by` is the id of the overlay that has its slot ("" when it is in force itself).
+    `superseded_by` is the id of the overlay that has its slot ("" when it is in force itself). `held_back` says why
+    it has no effect although it has its slot: the mesh has changed under it, and it would do harm ("" when it acts).
     """
 
     overlay: Overlay
     in_force: bool = True
     superseded_by: str = ""
+    held_back: str = ""
     propagation: Propagation = Propagation()
 
 
@@ -125,25 +127,28 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class ProxyView:
-    """One sidecar as the xDS server sees it.
+    """One sidecar as the xDS server sees it. Times are Unix seconds.
 
     `sent` and `acked` are world generations. `synced`: connected, nothing pending and nothing refused. `pending` are
-    type names sent and not answered yet. `nack` is the last refusal's message ("" when there is none since the last
-    ACK of that type), `nack_at` its Unix time, `nack_resources` what was in the refused response.
+    type names sent and not answered yet, `rejected` what it refused and has not got a better version of. `nack` is
+    the message of the last refusal ("" when there never was one), `nack_resources` what was in the refused response.
     """
 
     id: str
     service: str = ""
+    version: str = ""
+    zone: str = ""
     connected: bool = False
     since: float = 0.0
     sent: int = 0
     acked: int = 0
     synced: bool = False
     pending: tuple[str, ...] = ()
+    rejected: tuple[str, ...] = ()
     nack: str = ""
     nack_at: float = 0.0
     nack_resources: tuple[str, ...] = ()
-    nacks: int = 0
+    certificate_until: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +219,7 @@ def overlay_json(status: OverlayStatus) -> Json:
 def overlay_from(data: Mapping[str, Any]) -> OverlayStatus:
     """Read what `overlay_json` wrote."""
     overlay = OVERLAY.validate_python(data)
-    extra = {key: data[key] for key in ("in_force", "superseded_by", "propagation") if key in data}
+    extra = {key: data[key] for key in ("in_force", "superseded_by", "held_back", "propagation") if key in data}
     return OVERLAY_STATUS.validate_python({"overlay": overlay, **extra})
 
 

@@ -1,0 +1,198 @@
+"""Declared policies + overlays in force + instances → the policies that hold. Pure.
+
+The safety rules of overlays live here, at the last place before configuration is built, and are judged anew with every
+change of the mesh. An overlay that has become harmful since it was granted is held back, never followed blindly:
+
+* weights are kept for versions that have an instance to serve them; when none of those named has one, the declared
+  weights stay;
+* an ejection is granted while its service keeps the floor of its healthy instances, at least one, and at least one of
+  every version that has a share of the traffic; people's ejections and older ones come first;
+* without overlays the result is exactly what was declared. Nothing depends on the order of the arguments.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import assert_never
+
+from models.domain import Health, Instance
+from models.overlay import (
+    EjectInstance,
+    InjectFault,
+    LimitConnections,
+    OpenBreaker,
+    Overlay,
+    Owner,
+    SetOutlierDetection,
+    SetRetries,
+    SetTimeout,
+    ShiftTraffic,
+    in_force,
+    target,
+)
+from models.policy import Breaker, Fault, Limits, OutlierDetection, Route, ServicePolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """The policies that hold, and where they depart from what an overlay asked for.
+
+    `policies` has every declared service and every service under an overlay in force. `held_back`: overlay id → why.
+    """
+
+    policies: Mapping[str, ServicePolicy] = field(default_factory=dict)
+    held_back: Mapping[str, str] = field(default_factory=dict)
+
+
+def effective(
+    declared: Mapping[str, ServicePolicy],
+    overlays: Iterable[Overlay],
+    instances: Iterable[Instance],
+    *,
+    floor: float = 0.5,
+) -> Effective:
+    """Lay the overlays in force over the declared policies.
+
+    Args:
+        declared: declared policy by service.
+        overlays: all overlays that have not expired; which of two in one slot holds is decided here.
+        instances: all registered instances.
+        floor: share (0–1) of a service's healthy instances that ejections must leave.
+    """
+    members: dict[str, list[Instance]] = {}
+    for instance in sorted(instances, key=lambda i: i.id):
+        members.setdefault(instance.service, []).append(instance)
+    by_service: dict[str, list[Overlay]] = {}
+    for overlay in in_force(tuple(overlays)):
+        by_service.setdefault(target(overlay.change), []).append(overlay)
+    policies: dict[str, ServicePolicy] = {}
+    held_back: dict[str, str] = {}
+    for service in sorted({*declared, *by_service}):
+        policy = declared.get(service, ServicePolicy(service))
+        own = by_service.get(service, [])
+        if own:
+            policy = _overlaid(policy, own, members.get(service, []), floor, held_back)
+        policies[service] = policy
+    return Effective(policies, held_back)
+
+
+def healthy(instances: Iterable[Instance]) -> list[Instance]:
+    """Return the instances that can serve."""
+    return [instance for instance in instances if instance.health is Health.HEALTHY]
+
+
+def must_keep(count: int, floor: float) -> int:
+    """Return how many of `count` healthy instances ejections must leave: the floor, and never less than one."""
+    return max(1, math.ceil(floor * count))
+
+
+def _overlaid(  # noqa: C901, PLR0912 - one case per kind of change
+    policy: ServicePolicy, overlays: list[Overlay], members: list[Instance], floor: float, held_back: dict[str, str]
+) -> ServicePolicy:
+    ejections: list[tuple[Overlay, EjectInstance]] = []
+    for overlay in overlays:
+        match overlay.change:
+            case EjectInstance() as ejection:
+                ejections.append((overlay, ejection))
+            case ShiftTraffic(weights=weights):
+                served = {instance.version for instance in healthy(members)}
+                kept = {name: weight for name, weight in sorted(weights.items()) if weight > 0 and name in served}
+                if kept:
+                    policy = _each_route(policy, weights=kept)
+                else:
+                    held_back[overlay.id] = "no version it names has a healthy instance; the declared weights hold"
+            case OpenBreaker(callee=_, caller=caller, percent=percent, respond=respond):
+                if respond == "fallback" and policy.fallback is None:
+                    respond = "fail-fast"
+                    held_back[overlay.id] = f"{policy.service} declares no fallback any more; it fails fast instead"
+                policy = replace(policy, breakers=(*policy.breakers, Breaker(caller, percent, respond)))
+            case SetRetries() as change:
+                policy = replace(policy, routes=tuple(_retries(route, change) for route in policy.routes))
+            case SetTimeout(timeout_s=timeout_s):
+                policy = _each_route(policy, timeout_s=timeout_s)
+            case LimitConnections() as change:
+                policy = replace(policy, limits=_limits(policy.limits, change))
+            case InjectFault() as change:
+                fault = Fault(change.abort_percent, change.abort_status, change.delay_percent, change.delay_s)
+                policy = _each_route(policy, fault=fault)
+            case SetOutlierDetection() as change:
+                outlier = OutlierDetection(
+                    change.consecutive_errors, change.interval_s, change.ejection_s, change.max_ejection_percent
+                )
+                policy = replace(policy, outlier=outlier)
+            case _:
+                assert_never(overlay.change)
+    return _ejected(policy, ejections, members, floor, held_back)
+
+
+def _ejected(
+    policy: ServicePolicy,
+    ejections: list[tuple[Overlay, EjectInstance]],
+    members: list[Instance],
+    floor: float,
+    held_back: dict[str, str],
+) -> ServicePolicy:
+    """Grant ejections one by one, people's first, then the older first."""
+    by_id = {instance.id: instance for instance in members}
+    alive = {instance.id for instance in healthy(members)}
+    keep = must_keep(len(alive), floor)
+    ejected = set(policy.ejected)
+    wanted = {name for route in policy.routes for name, weight in route.weights.items() if weight > 0}
+    order = sorted(ejections, key=lambda e: (e[0].owner is not Owner.PERSON, e[0].created_at, e[0].id))
+    for overlay, change in order:
+        instance = by_id.get(change.instance)
+        if instance is None:
+            held_back[overlay.id] = f"{change.instance} is not registered"
+            continue
+        left = alive - ejected - {instance.id}
+        if instance.id in alive:
+            if len(left) < keep:
+                held_back[overlay.id] = (
+                    f"{len(left)} of {len(alive)} healthy instances of {policy.service} would be left, {keep} must be"
+                )
+                continue
+            if instance.version in wanted and not any(by_id[name].version == instance.version for name in left):
+                held_back[overlay.id] = (
+                    f"{instance.id} is the last healthy instance of {instance.version}, which has a share of the traffic"
+                )
+                continue
+        ejected.add(instance.id)
+    return replace(policy, ejected=frozenset(ejected))
+
+
+def _each_route(
+    policy: ServicePolicy,
+    *,
+    weights: Mapping[str, int] | None = None,
+    timeout_s: float | None = None,
+    fault: Fault | None = None,
+) -> ServicePolicy:
+    """Return the policy with the given fields set on every route."""
+    routes = tuple(
+        replace(
+            route,
+            weights=route.weights if weights is None else weights,
+            timeout_s=route.timeout_s if timeout_s is None else timeout_s,
+            fault=fault or route.fault,
+        )
+        for route in policy.routes
+    )
+    return replace(policy, routes=routes)
+
+
+def _retries(route: Route, change: SetRetries) -> Route:
+    retries = replace(
+        route.retries, attempts=change.attempts, budget=change.budget, per_try_timeout_s=change.per_try_timeout_s
+    )
+    return replace(route, retries=retries)
+
+
+def _limits(limits: Limits, change: LimitConnections) -> Limits:
+    return replace(
+        limits,
+        max_requests=change.max_requests or limits.max_requests,
+        max_pending=change.max_pending or limits.max_pending,
+        max_connections=change.max_connections or limits.max_connections,
+    )

@@ -1,0 +1,166 @@
+"""Whether an overlay may be laid at all. Pure: judges one change against the mesh as it is now.
+
+What is wrong in itself (out of range, unknown names) is InvalidInput; what would do harm is Refused. `effective` holds
+the same rules at every later moment, when the mesh has changed under an overlay that was once granted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NoReturn, assert_never
+
+from control.effective import effective
+from models.domain import Health, Instance
+from models.errors import InvalidInput, Problem, Refused
+from models.manifest import suggest
+from models.overlay import (
+    Change,
+    EjectInstance,
+    InjectFault,
+    LimitConnections,
+    OpenBreaker,
+    Overlay,
+    SetOutlierDetection,
+    SetRetries,
+    SetTimeout,
+    ShiftTraffic,
+    target,
+)
+from models.policy import ServicePolicy
+
+_HOUR_S = 3600.0
+_LEAST_TIMEOUT_S = 0.001
+
+
+def check(
+    overlay: Overlay,
+    declared: Mapping[str, ServicePolicy],
+    overlays: Iterable[Overlay],
+    instances: Iterable[Instance],
+    *,
+    floor: float,
+) -> None:
+    """Raise when `overlay` must not be laid beside `overlays`.
+
+    Raises:
+        InvalidInput: it names what does not exist, or values out of range.
+        Refused: an interlock forbids it: zero weight sum, no capacity left, less than the floor.
+    """
+    change = overlay.change
+    members = tuple(instances)
+    _exists(change, declared, members)
+    if problems := tuple(_ranges(change)):
+        raise InvalidInput(f"{problems[0].field}: {problems[0].message}", hint=problems[0].hint, problems=problems)
+    if isinstance(change, ShiftTraffic) and sum(change.weights.values()) == 0:
+        raise Refused(
+            f"the weights of {change.service} add up to 0: nobody would answer", hint="give one version a weight"
+        )
+    if isinstance(change, OpenBreaker) and change.respond == "fallback":
+        policy = declared.get(change.callee)
+        if policy is None or policy.fallback is None:
+            _invalid(
+                "change.respond",
+                f"{change.callee} declares no fallback answer",
+                "annotate its VirtualService with fibrin.dev/fallback, or respond fail-fast",
+            )
+    others = [other for other in overlays if other.id != overlay.id]
+    result = effective(declared, [*others, overlay], members, floor=floor)
+    if reason := result.held_back.get(overlay.id):
+        raise Refused(f"{overlay.change.kind} on {target(change)}: {reason}", hint=_way_out(change))
+    if isinstance(change, ShiftTraffic):
+        before = effective(declared, others, members, floor=floor).held_back
+        if lifted := sorted(set(result.held_back) - set(before)):
+            raise Refused(
+                f"shift-traffic on {change.service}: {result.held_back[lifted[0]]}",
+                hint=f"end overlay {lifted[0]} first",
+            )
+
+
+def _exists(change: Change, declared: Mapping[str, ServicePolicy], instances: tuple[Instance, ...]) -> None:
+    services = {*declared, *(instance.service for instance in instances)}
+    service = target(change)
+    field = "change.callee" if isinstance(change, OpenBreaker) else "change.service"
+    if not service:
+        _invalid(field, "must name a service; empty never means all", "")
+    if service not in services:
+        _invalid(field, f"there is no service `{service}`", suggest(service, sorted(services)))
+    if isinstance(change, OpenBreaker) and change.caller and change.caller not in services:
+        _invalid("change.caller", f"there is no service `{change.caller}`", suggest(change.caller, sorted(services)))
+    members = [instance for instance in instances if instance.service == service]
+    match change:
+        case EjectInstance(instance=name):
+            known = sorted(instance.id for instance in members)
+            if name not in known:
+                _invalid("change.instance", f"{service} has no instance `{name}`", suggest(name, known))
+        case ShiftTraffic(weights=weights):
+            versions = sorted({instance.version for instance in members if instance.health is not Health.LOST})
+            if not weights:
+                _invalid("change.weights", "must name at least one version; empty never means all", "")
+            for name, weight in weights.items():
+                if name not in versions and weight > 0:
+                    _invalid(f"change.weights.{name}", f"{service} has no version `{name}`", suggest(name, versions))
+        case _:
+            pass
+
+
+def _ranges(change: Change) -> Iterator[Problem]:  # noqa: C901, PLR0912 - one case per kind of change
+    match change:
+        case ShiftTraffic(weights=weights):
+            for name, weight in weights.items():
+                yield from _within(f"weights.{name}", weight, 0, 1_000_000)
+        case EjectInstance():
+            pass
+        case OpenBreaker(percent=percent):
+            yield from _within("percent", percent, 1, 100)
+        case SetRetries(attempts=attempts, budget=budget, per_try_timeout_s=per_try):
+            yield from _within("attempts", attempts, 0, 10)
+            yield from _within("budget", budget, 0, 1)
+            yield from _within("per_try_timeout_s", per_try, 0, _HOUR_S)
+        case SetTimeout(timeout_s=timeout_s):
+            yield from _within("timeout_s", timeout_s, _LEAST_TIMEOUT_S, _HOUR_S)
+        case LimitConnections(max_requests=requests, max_pending=pending, max_connections=connections):
+            for name, value in (
+                ("max_requests", requests),
+                ("max_pending", pending),
+                ("max_connections", connections),
+            ):
+                yield from _within(name, value, 0, 2**31 - 1)
+            if not (requests or pending or connections):
+                yield Problem("sets no limit", field="change", hint="give at least one limit above 0")
+        case InjectFault(abort_percent=abort, abort_status=status, delay_percent=delay, delay_s=delay_s):
+            yield from _within("abort_percent", abort, 0, 100)
+            yield from _within("abort_status", status, 200, 599)
+            yield from _within("delay_percent", delay, 0, 100)
+            yield from _within("delay_s", delay_s, 0, _HOUR_S)
+            if not abort and not (delay and delay_s):
+                yield Problem(
+                    "injects nothing", field="change", hint="give abort_percent, or delay_percent and delay_s"
+                )
+        case SetOutlierDetection(
+            consecutive_errors=errors, interval_s=interval, ejection_s=ejection, max_ejection_percent=percent
+        ):
+            yield from _within("consecutive_errors", errors, 1, 1000)
+            yield from _within("interval_s", interval, _LEAST_TIMEOUT_S, _HOUR_S)
+            yield from _within("ejection_s", ejection, _LEAST_TIMEOUT_S, _HOUR_S)
+            yield from _within("max_ejection_percent", percent, 0, 100)
+        case _:
+            assert_never(change)
+
+
+def _within(name: str, value: float, low: float, high: float) -> Iterator[Problem]:
+    if not low <= value <= high:  # also refuses NaN
+        yield Problem(f"must lie between {low:g} and {high:g}, found {value:g}", field=f"change.{name}")
+
+
+def _invalid(field: str, message: str, hint: str) -> NoReturn:
+    raise InvalidInput(f"{field}: {message}", hint=hint, problems=(Problem(message, field=field, hint=hint),))
+
+
+def _way_out(change: Change) -> str:
+    match change:
+        case EjectInstance():
+            return "add an instance, end another ejection, or shift the version's traffic away first"
+        case ShiftTraffic():
+            return "give a weight to a version that has a healthy instance"
+        case _:
+            return "see `fibrin describe` of the service"

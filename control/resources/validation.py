@@ -1,0 +1,109 @@
+"""What must hold between resources: no dangling subset, no host claimed twice. Pure.
+
+Always judged over the whole set as it would be after the change, so that one `apply` may bring a route together with
+the subsets it needs, and a `delete` that would break a route is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+from control.resources.loading import Declared, Key
+from control.resources.schema import DestinationRule, VirtualService, WeightedDestination
+from models.errors import Problem
+from models.manifest import Path, suggest
+
+
+def check(declared: Mapping[Key, Declared]) -> tuple[Problem, ...]:
+    """Return what is wrong between the resources of a whole set; empty when it is sound."""
+    rules: dict[str, DestinationRule] = {}
+    owners: dict[str, Declared] = {}
+    problems: list[Problem] = []
+    services = [(key, declared[key]) for key in sorted(declared)]
+    for _, item in services:
+        match item.model:
+            case DestinationRule() as rule:
+                host = item.host(rule.spec.host)
+                path: Path = ("spec", "host")
+                problems.extend(_claim(owners, f"rule for {host}", item, path))
+                rules[host] = rule
+            case VirtualService() as route:
+                for index, text in enumerate(route.spec.hosts):
+                    problems.extend(_claim(owners, f"host {item.host(text)}", item, ("spec", "hosts", index)))
+    for _, item in services:
+        if isinstance(item.model, VirtualService):
+            problems.extend(_routes(item, item.model, rules))
+    return tuple(problems)
+
+
+def warnings(declared: Mapping[Key, Declared], services: Collection[str]) -> tuple[Problem, ...]:
+    """Return what is worth a second look: hosts that no instance serves yet, rules that no request reaches."""
+    found: list[Problem] = []
+    for key in sorted(declared):
+        item = declared[key]
+        match item.model:
+            case DestinationRule() as rule:
+                found.extend(_unknown(item, rule.spec.host, ("spec", "host"), services))
+            case VirtualService() as route:
+                path, first = next(destinations(route))
+                found.extend(_unknown(item, first.destination.host, (*path, "destination", "host"), services))
+                found.extend(_reach(item, route))
+    return tuple(found)
+
+
+def destinations(route: VirtualService) -> Iterator[tuple[Path, WeightedDestination]]:
+    """Yield every destination with its place."""
+    for i, rule in enumerate(route.spec.http):
+        for j, destination in enumerate(rule.route):
+            yield ("spec", "http", i, "route", j), destination
+
+
+def _claim(owners: dict[str, Declared], what: str, item: Declared, path: Path) -> Iterator[Problem]:
+    first = owners.setdefault(what, item)
+    if first is not item:
+        message = f"{first.kind}/{first.name} already has the {what}"
+        yield item.problem(path, message, hint="a host belongs to one resource; merge the two")
+
+
+def _routes(item: Declared, route: VirtualService, rules: Mapping[str, DestinationRule]) -> Iterator[Problem]:
+    hosts = [item.host(host) for host in route.spec.hosts]
+    target = ""
+    for path, destination in destinations(route):
+        host = item.host(destination.destination.host)
+        target = target or host
+        place: Path = (*path, "destination")
+        if host != target:
+            message = f"routes to `{host}` and to `{target}`: one VirtualService for two services is not supported yet"
+            yield item.problem((*place, "host"), message, hint="write one VirtualService per service")
+        elif host not in hosts:
+            message = f"routes to `{host}`, which is not among its hosts: this is not supported yet"
+            yield item.problem((*place, "host"), message, hint=f"add `{host}` to spec.hosts")
+        subset = destination.destination.subset
+        names = [known.name for known in rules[host].spec.subsets] if host in rules else []
+        if subset and subset not in names:
+            message = f"the subset `{subset}` of `{host}` is declared in no DestinationRule"
+            hint = suggest(subset, names) or f"declare it in a DestinationRule for {host}: spec.subsets"
+            yield item.problem((*place, "subset"), message, hint=hint)
+    for i, rule in enumerate(route.spec.http):
+        if len({bool(entry.destination.subset) for entry in rule.route}) > 1:
+            message = "one destination has a subset and another has none, so their shares overlap"
+            yield item.problem(("spec", "http", i, "route"), message, hint="give each destination its subset")
+
+
+def _unknown(item: Declared, host: str, path: Path, services: Collection[str]) -> Iterator[Problem]:
+    service = item.host(host)
+    if service not in services:
+        hint = suggest(service, sorted(services)) if services else "no instance has registered yet"
+        hint = hint if hint.startswith("did") else "it takes effect once an instance registers"
+        yield item.problem(path, f"no instance of `{service}` is registered", hint=hint)
+
+
+def _reach(item: Declared, route: VirtualService) -> Iterator[Problem]:
+    for index, rule in enumerate(route.spec.http[:-1]):
+        if rule.match is None:
+            message = "is never reached: an earlier rule matches every request"
+            yield item.problem(("spec", "http", index + 1), message, hint="move the rule without `match` to the end")
+            return
+    if route.spec.http[-1].match is not None:
+        message = "requests that match none of these rules get 404"
+        yield item.problem(("spec", "http"), message, hint="add a last rule without `match`, if that is not meant")

@@ -1,0 +1,41 @@
+"""The topology as agents and people read it: made from effective policies, instances and edges. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from models.domain import Edge, Health, Instance, Topology
+from models.policy import ServicePolicy
+
+
+def topology_of(
+    policies: Mapping[str, ServicePolicy], instances: tuple[Instance, ...], edges: Iterable[Edge]
+) -> Topology:
+    """Return the topology with the shares that hold after overlays."""
+    services = sorted({instance.service for instance in instances})
+    return Topology(
+        instances=instances,
+        edges=frozenset(edges),
+        weights={name: _shares(policies.get(name), instances, name) for name in services},
+        fallbacks=frozenset(name for name, policy in policies.items() if policy.fallback is not None),
+    )
+
+
+def alike(before: tuple[Instance, ...], after: tuple[Instance, ...]) -> bool:
+    """Return whether two lists of instances are equal, labels included (which `==` leaves out)."""
+    return before == after and all(a.labels == b.labels for a, b in zip(before, after, strict=True))
+
+
+def _shares(policy: ServicePolicy | None, instances: tuple[Instance, ...], service: str) -> dict[str, float]:
+    """Return the share of each version in the service's last (most general) route, 0–1."""
+    weights: Mapping[str, float] = policy.routes[-1].weights if policy and policy.routes else {}
+    if not weights:
+        serving: dict[str, float] = {}
+        for instance in instances:
+            if instance.service == service:
+                able = instance.health is Health.HEALTHY and not (policy and instance.id in policy.ejected)
+                serving[instance.version] = serving.get(instance.version, 0.0) + able
+        weights = serving
+    versions = {i.version for i in instances if i.service == service} | set(weights)
+    total = sum(weights.values())
+    return {name: weights.get(name, 0) / total if total else 0.0 for name in sorted(versions)}
