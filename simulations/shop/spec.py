@@ -119,7 +119,7 @@ SERVICES: dict[str, Service] = {
             Work(0.010, 0.3),
             (Operation("GET", "/recommendations/{id}", ((Call("catalog", "/products"),),)),),
         ),
-        Service("ads", Work(0.006, 0.3), (Operation("GET", "/ads"),)),
+        Service("ads", Work(0.015, 0.3), (Operation("GET", "/ads"),)),
         Service(
             "checkout",
             Work(0.006),
@@ -141,9 +141,9 @@ SERVICES: dict[str, Service] = {
             ),
         ),
         Service("payment", Work(0.025, 0.3), (Operation("POST", "/charges"),)),
-        Service("shipping", Work(0.010), (Operation("POST", "/quotes"),)),
-        Service("currency", Work(0.003), (Operation("GET", "/rates"),)),
-        Service("email", Work(0.012), (Operation("POST", "/receipts"),)),
+        Service("shipping", Work(0.014), (Operation("POST", "/quotes"),)),
+        Service("currency", Work(0.010), (Operation("GET", "/rates"),)),
+        Service("email", Work(0.016), (Operation("POST", "/receipts"),)),
     )
 }
 """Every service of the shop by name."""
