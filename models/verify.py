@@ -18,7 +18,6 @@ import numpy as np
 from scipy import special
 
 from models.detect.baseline import Baseline, quantile
-from models.detect.views import answered, counted
 from models.incident import Signal
 from models.signals import BUCKETS, Outcomes, Series
 
@@ -73,8 +72,8 @@ def judge(
     """Judge what has come in since the act took hold (cumulative `after`, over `elapsed_s` seconds).
 
     `anomalous` is the error ratio (0–1) seen during the fault, when known: then half of it is "still bad", which
-    decides sooner. Saturation cannot be judged from outcomes and stays UNDECIDED. An open breaker's own answers
-    (flag BRK) are no evidence about the callee.
+    decides sooner. Saturation cannot be judged from outcomes and stays UNDECIDED. What counts is what callers got: an
+    open breaker's fallback is a success, its fail-fast answer an error.
     """
     match signal:
         case Signal.ERRORS:
@@ -124,7 +123,8 @@ def _sprt(bad: int, total: int, tolerated: float, wrong: float) -> tuple[Verdict
 
 
 def _errors(baseline: Baseline, after: Outcomes, anomalous: float | None) -> Judgement:
-    requests, errors = counted(after)
+    requests = max(0, after.requests)
+    errors = min(max(0, after.errors), requests)
     normal = min(0.9, max(0.0, baseline.error_ratio))
     tolerated = min(0.95, max(2 * normal, TOLERATED_ERRORS))
     wrong = BAD_ERRORS if anomalous is None or not math.isfinite(anomalous) else min(0.5, max(anomalous, 0.0) / 2)
@@ -135,7 +135,7 @@ def _errors(baseline: Baseline, after: Outcomes, anomalous: float | None) -> Jud
 
 
 def _latency(baseline: Baseline, after: Outcomes) -> Judgement:
-    seen = answered(after)
+    seen = after.latency if after.latency.shape == (BUCKETS,) else Outcomes().latency
     total = int(seen.sum())
     base = np.asarray(baseline.latency, dtype=np.float64)
     if total <= 0 or base.shape != (BUCKETS,) or not base.sum() > 0:

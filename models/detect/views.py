@@ -14,13 +14,10 @@ The sidecars report very fine series. Detectors watch sums of them, named by `Se
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
 
 from models.detect.baseline import FloatArray
 from models.signals import BUCKETS, Counts, Outcomes, Series, Side
-
-BREAKER: Final = "BRK"
-"""Flag of answers that an open breaker gave in the callee's place."""
+from models.telemetry import BREAKER_FAILED_FLAG, BREAKER_FLAG
 
 
 def views(series: Series) -> tuple[Series, ...]:
@@ -40,16 +37,14 @@ def views(series: Series) -> tuple[Series, ...]:
 def counted(outcomes: Outcomes) -> tuple[int, int]:
     """Return (requests, errors) that the callee answers for: without what an open breaker answered in its place.
 
-    A breaker's answers are either all errors or none (its fallback), so they are taken out of the errors only when
-    there are at least as many. Impossible counts are clipped, not raised: 0 ≤ errors ≤ requests.
+    Impossible counts are clipped, not raised: 0 ≤ errors ≤ requests.
     """
-    requests = max(0, outcomes.requests)
-    errors = max(0, outcomes.errors)
-    broken = max(0, outcomes.flags.get(BREAKER, 0))
-    if broken:
-        requests = max(0, requests - broken)
-        errors = errors - broken if errors >= broken else errors
-    return requests, min(errors, requests)
+    requests, errors = outcomes.requests, outcomes.errors
+    if outcomes.flags:
+        requests -= outcomes.flags.get(BREAKER_FLAG, 0)
+        errors -= outcomes.flags.get(BREAKER_FAILED_FLAG, 0)
+    requests = max(0, requests)
+    return requests, min(max(0, errors), requests)
 
 
 def answered(outcomes: Outcomes) -> Counts | FloatArray:
@@ -57,7 +52,7 @@ def answered(outcomes: Outcomes) -> Counts | FloatArray:
     latency = outcomes.latency
     if latency.shape != (BUCKETS,):
         return Outcomes().latency
-    broken = outcomes.flags.get(BREAKER, 0)
+    broken = outcomes.flags.get(BREAKER_FLAG, 0)
     if broken <= 0:
         return latency
     taken = latency.cumsum().clip(max=broken)

@@ -198,10 +198,16 @@ def sights(evidence: Evidence, signal: Signal) -> dict[str, Sight]:
                 _add_member(servers.setdefault(series.callee, {}), instance, series.version, places, counts)
     for name, sight in seen.items():
         sight.members = sight.members or servers.get(name, {})
+    _link(seen)
+    return dict(sorted(seen.items()))
+
+
+def _link(seen: dict[str, Sight]) -> None:
+    """Tell each caller what it got from each of its callees."""
+    for name, sight in seen.items():
         for caller, counts in (sight.by_caller or sight.attempts_by_caller).items():
             if caller in seen and caller != name:
                 seen[caller].asked[name] = counts
-    return dict(sorted(seen.items()))
 
 
 def _add(table: dict[K, Tally], key: K, counts: Tally) -> None:

@@ -23,10 +23,10 @@ def sentences(
         said.append(f"Its callers show the same: {', '.join(victims)}.")
     if part.kind is CauseKind.DEPENDENCY and part.bad.unreachable:
         said.append(f"{part.bad.unreachable:.0f} attempts could not reach it at all.")
-    for change in part.changes:
-        said.append(
-            f"{onset - change.at:.1f} s before the onset: {change.kind} of {change.subject} ({change.message})."
-        )
+    said += [
+        f"{onset - change.at:.1f} s before the onset: {change.kind} of {change.subject} ({change.message})."
+        for change in part.changes
+    ]
     return tuple(said)
 
 
