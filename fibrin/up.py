@@ -21,11 +21,12 @@ from typing import Final
 
 import structlog
 
-from models.errors import Broken, Unavailable
+from models.errors import Broken, Conflict, Unavailable
 
 log = structlog.get_logger(__name__)
 
 ORDER: Final = ("control", "agent")
+SUPERVISOR: Final = "up"
 STOP_DEADLINE_S: Final = 10.0
 START_DEADLINE_S: Final = 20.0
 STABLE_S: Final = 10.0
@@ -51,6 +52,7 @@ async def up(state_dir: Path, extra: Sequence[str], on_ready: Callable[[], None]
         on_ready: called once when both have written their address files.
 
     Raises:
+        Conflict: a mesh is up on this state directory already.
         Broken: a process ended before it was ready; its own message is on stderr.
     """
     stop = asyncio.Event()
@@ -59,7 +61,13 @@ async def up(state_dir: Path, extra: Sequence[str], on_ready: Callable[[], None]
         loop.add_signal_handler(number, stop.set)
     base = [sys.executable, "-m", "fibrin", "--state-dir", str(state_dir), *extra]
     children = [_Child(name, [*base, name]) for name in ORDER]
+    place = state_dir / f"{SUPERVISOR}.json"
     try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        other = _pid_of(state_dir, SUPERVISOR)
+        if other is not None:
+            raise Conflict(f"a mesh is up on {state_dir} already (pid {other})", hint="stop it with `fibrin down`")
+        place.write_text(json.dumps({"pid": os.getpid()}), encoding="utf-8")
         for child in children:
             await _start(child)
             await _until_ready(child, state_dir, stop)
@@ -73,6 +81,8 @@ async def up(state_dir: Path, extra: Sequence[str], on_ready: Callable[[], None]
     finally:
         for child in reversed(children):
             await _stop(child)
+        if _pid_of(state_dir, SUPERVISOR) == os.getpid():
+            place.unlink()
     return 0
 
 
@@ -85,16 +95,16 @@ async def down(state_dir: Path) -> list[str]:
     """
     stopped: list[str] = []
     stubborn: list[str] = []
-    for name in reversed(ORDER):
+    for name in (SUPERVISOR, *reversed(ORDER)):  # the supervisor first, or it would start the others again
         pid = _pid_of(state_dir, name)
         if pid is None:
             continue
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
-            if not await _gone(pid):
+            if not await _gone(pid, STOP_DEADLINE_S * (len(ORDER) + 1) if name == SUPERVISOR else STOP_DEADLINE_S):
                 stubborn.append(f"{name} (pid {pid})")
                 os.kill(pid, signal.SIGKILL)
-        stopped.append(name)
+        stopped += ORDER[::-1] if name == SUPERVISOR else [name]
     if stubborn:
         raise Broken(
             f"{', '.join(stubborn)} did not stop within {STOP_DEADLINE_S:g} s and was killed", hint="read its log"
@@ -115,8 +125,8 @@ def _pid_of(state_dir: Path, name: str) -> int | None:
     return pid if name.encode() in command else None
 
 
-async def _gone(pid: int) -> bool:
-    deadline = time.monotonic() + STOP_DEADLINE_S
+async def _gone(pid: int, deadline_s: float) -> bool:
+    deadline = time.monotonic() + deadline_s
     while time.monotonic() < deadline:
         if not _alive(pid):
             return True

@@ -56,7 +56,7 @@ class Target:
         found = self.address(process)
         if found is None or "url" not in found:
             raise Unavailable(
-                f"no {process} runs on {self.state_dir}",
+                f"no {_NAMES[process]} runs on {self.state_dir}",
                 hint="start one with `fibrin up`, or name another mesh with --state-dir",
             )
         return str(found["url"])
@@ -67,5 +67,7 @@ class Target:
         except OSError:
             return ""
 
+
+_NAMES = {"control": "control plane", "agent": "agent"}
 
 pass_target = click.make_pass_decorator(Target)
