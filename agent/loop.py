@@ -360,10 +360,27 @@ class HealingLoop:
             return
         if track.incident.stage is Stage.CORRELATED and track.blocked_at:
             # the first look found nothing to do: look again with what has come in since
-            causes = self._causes(track.incident.anomalies, now)
-            track.incident = replace(track.incident, causes=causes or track.incident.causes)
+            self._rethink(track, now)
         around = self._circumstances(track, now)
         self._start(track, self.treatment.treat(track, around, self._gate(track)))
+
+    def _rethink(self, track: Track, now: float) -> None:
+        """Name the cause anew; tell it when it is another one now."""
+        causes = self._causes(track.incident.anomalies, now)
+        if not causes:
+            return
+        before = track.incident.cause
+        track.incident = replace(track.incident, causes=causes)
+        if str(before) != str(causes[0]):
+            self.treatment.note(
+                track,
+                f"cause, seen better now: {story.suspicion(causes[0])}",
+                cause=str(causes[0].kind),
+                service=causes[0].service,
+                subject=causes[0].subject,
+                signal=str(causes[0].signal),
+                probability=causes[0].probability,
+            )
 
     def _verify(self, track: Track, now: float) -> None:
         step = track.incident.current

@@ -10,9 +10,13 @@ from agent.ports import Detector
 from models.incident import Anomaly, Cause
 from models.localise import Evidence, localise
 from models.signals import Outcomes, Series
+from models.telemetry import FLUSH_S
 
-BEFORE_S: Final = 0.25
-"""The onset is an estimate: evidence begins this much earlier."""
+MIXED_S: Final = FLUSH_S
+"""Reports of the first flush after the onset tell of requests before it too: left out once there are later ones."""
+
+EPSILON_S: Final = 0.001
+"""What arrived at the very moment of the onset belongs to the time before."""
 
 LOOK_BACK_S: Final = 30.0
 """Evidence older than this says little about now."""
@@ -29,11 +33,12 @@ class MeshLocaliser:
         self, anomalies: tuple[Anomaly, ...], since: Callable[[float], Mapping[Series, Outcomes]], now: float
     ) -> tuple[Cause, ...]:
         """Return the suspects behind `anomalies`, best first."""
-        onset = max(min(a.onset for a in anomalies) - BEFORE_S, now - LOOK_BACK_S)
+        onset = max(min(a.onset for a in anomalies), now - LOOK_BACK_S)
+        start = onset + MIXED_S if now - onset > 1.5 * MIXED_S else onset
         return localise(
             Evidence(
                 anomalies=anomalies,
-                since_onset=since(onset),
+                since_onset=since(start + EPSILON_S),
                 baselines=self._detector.baseline,
                 topology=self._mesh.topology,
                 changes=self._mesh.changes(now),

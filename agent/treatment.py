@@ -112,7 +112,7 @@ class Treatment:
         if track.incident.stage is not Stage.PLANNED or not await self._may(track, block()):
             return
         await self._act(track, around, block)
-        if track.incident.stage is Stage.PLANNED and track.incident.step > 0 and not track.retry_at:
+        if _planned(track) and track.incident.step > 0 and not track.retry_at:
             await self.treat(track, around, block)  # the step was refused: the next one, at once
 
     async def resolve(self, track: Track, judgement: Judgement) -> None:
@@ -184,7 +184,7 @@ class Treatment:
             await self.observe(track, track.incident.withdrawn)
             return
         await self._next(track, "no step of the playbook helped")
-        if track.incident.stage is Stage.PLANNED:
+        if _planned(track):
             await self.treat(track, around, block)
 
     async def escalate(self, track: Track, why: str, interlock: str = "") -> None:
@@ -449,6 +449,11 @@ class Treatment:
         return story.deed(incident.current.change) if incident.current else "do nothing"
 
 
+def _planned(track: Track) -> bool:
+    """Tell whether a step is due (asked anew: the stage changes under way)."""
+    return track.incident.stage is Stage.PLANNED
+
+
 def _judged(incident: Incident, judgement: Judgement, now: float) -> Step:
     step = incident.current
     assert step is not None
@@ -463,10 +468,13 @@ def _judged(incident: Incident, judgement: Judgement, now: float) -> Step:
 
 
 def _signal_text(incident: Incident, judgement: Judgement) -> str:
-    assert incident.cause is not None
-    signal = incident.cause.signal
+    step, cause = incident.current, incident.cause
+    assert step is not None
+    assert cause is not None
+    signal = step.verify_signal or cause.signal
+    where = ", ".join(step.verify_services) or cause.service
     observed, expected = story.figure(judgement.observed, signal), story.figure(judgement.expected, signal)
-    return f"{signal} of {incident.cause.service} {observed}, normally {expected} ({judgement.requests} requests)"
+    return f"{signal} of {where} {observed}, normally {expected} ({judgement.requests} requests)"
 
 
 def _step_json(step: Step | None) -> Mapping[str, Any] | None:

@@ -247,7 +247,7 @@ class World:
 
     async def begin(self, **settings: Any) -> None:
         """Start the first process."""
-        self.settings = AgentSettings(state_dir=self.directory, warm_up_s=0.0, **settings)
+        self.settings = AgentSettings(state_dir=self.directory, **({"warm_up_s": 0.0} | settings))
         self.actuator = MemoryActuator(self.clock)
         self.mesh.set_topology(TOPOLOGY)
         self.mesh.control_up = True
@@ -295,6 +295,11 @@ class World:
         """Return the only incident there is."""
         (found,) = self.loop.incidents
         return found
+
+    @property
+    def stage(self) -> str:
+        """Return the stage of the only incident."""
+        return str(self.incident.stage)
 
     def stages(self) -> list[str]:
         """Return the stages of the only incident, without repetitions."""
