@@ -215,7 +215,7 @@ async def _assemble(settings: AgentSettings, stack: AsyncExitStack) -> Agent:
     timeline.resume(await store.events(max(0, last - KEPT), KEPT), last)
     audit = AuditLog(directory / "audit.log")
     stack.push_async_callback(audit.stop)
-    await _start_audit(audit)
+    audit_broken = await _start_audit(audit)
     token = settings.token or await _token(directory / "agent.token")
     address = settings.control_url or await asyncio.to_thread(_control_url, directory)
     client = await stack.enter_async_context(ControlClient(address, token, actor="agent"))
@@ -241,6 +241,7 @@ async def _assemble(settings: AgentSettings, stack: AsyncExitStack) -> Agent:
     tools = Tools(settings, time.time, store, timeline, audit, actuator, planner, leadership, pager)
     senses = Senses(observer, bank, MeshLocaliser(bank, mesh), mesh)
     loop = HealingLoop(senses, tools)
+    loop.treatment.audit_broken = audit_broken
     loop.remembers_normal = await _restore(store, bank, planner)
     await loop.start()
     agent = Agent(
@@ -281,13 +282,18 @@ async def _guarded(name: str, work: Any) -> None:
     raise Broken(f"the agent's task {name} ended", hint="restart the agent; this is a defect")
 
 
-async def _start_audit(audit: AuditLog) -> None:
-    """Open the audit log; when that fails the agent still sees, and every action is refused until it can be written."""
+async def _start_audit(audit: AuditLog) -> str:
+    """Open the audit log; return why it cannot be used.
+
+    The agent still sees then, and every action is refused until a record can be written.
+    """
     try:
         await audit.start()
     except Broken as error:
         metrics.AUDIT_FAILED.inc()
         log.warning("audit.unusable", error=error.message, hint=error.hint)
+        return error.message
+    return ""
 
 
 async def _restore(store: Store, bank: DetectorBank, planner: PlaybookPlanner) -> bool:

@@ -1,0 +1,195 @@
+"""The agent's HTTP API and its client, against each other."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from agent.api import AgentApi, Status
+from agent.client import AgentClient
+from agent.codec import Event
+from agent.incidents import Incident, Step, moved
+from agent.observe import Observer
+from agent.timeline import Timeline
+from models.errors import Broken, InvalidInput, NotFound, Unavailable
+from models.incident import Cause, CauseKind, Signal, Stage
+from models.overlay import ShiftTraffic
+
+from .conftest import anomaly, client
+
+STEP = Step("shift", ShiftTraffic("catalog", {"v1": 100}), "inc-1-1", 1.0, 10.0, acted_at=3.0)
+INCIDENT = moved(
+    Incident(
+        "inc-1",
+        2.0,
+        1.5,
+        anomalies=(anomaly(client("front", "catalog"), 0.2, 2.0),),
+        causes=(Cause(CauseKind.VERSION, "catalog", "v2", Signal.ERRORS, 0.9),),
+        steps=(STEP,),
+        step=0,
+    ),
+    Stage.CORRELATED,
+    2.1,
+    "cause: version catalog/v2",
+)
+
+
+@dataclass
+class Backend:
+    """An agent with one incident."""
+
+    timeline: Timeline = field(default_factory=Timeline)
+    why: str = ""
+    failure: Exception | None = None
+
+    def status(self) -> Status:
+        return Status("1", 1.0, "auto", False, "me", 3, "", True, True, (), 2, 0, 1, ("bad-version",))  # noqa: FBT003
+
+    def ready(self) -> str:
+        return self.why
+
+    async def incidents(self, limit: int) -> tuple[Incident, ...]:
+        if self.failure:
+            raise self.failure
+        return (INCIDENT,)[:limit]
+
+    async def incident(self, name: str) -> Incident | None:
+        return INCIDENT if name == "inc-1" else None
+
+    async def events(self, since: int, wait_s: float) -> tuple[Event, ...]:
+        return await self.timeline.wait(since, wait_s) if wait_s else self.timeline.since(since)
+
+    def signals(self, window_s: float) -> object:
+        return Observer().signals(1000.0, window_s)
+
+    async def audit(self, limit: int) -> list[Any]:
+        return [{"seq": 1}][:limit]
+
+    def playbooks(self) -> list[dict[str, Any]]:
+        return [{"name": "bad-version"}]
+
+
+@pytest.fixture
+async def backend() -> Backend:
+    """Give the agent behind the API."""
+    return Backend()
+
+
+@pytest.fixture
+async def url(backend: Backend) -> AsyncIterator[str]:
+    """Give the address of a running API."""
+    api = AgentApi(backend)
+    yield await api.start("127.0.0.1", 0)
+    await api.stop()
+
+
+async def test_the_client_reads_what_the_api_tells(url: str) -> None:
+    """Every call comes back with the records the agent holds."""
+    async with AgentClient(url) as agent:
+        assert await agent.healthy()
+        assert await agent.ready()
+        assert (await agent.status())["fence"] == 3
+        (row,) = await agent.incidents()
+        assert (row["id"], row["stage"], row["overlays"]) == ("inc-1", "correlated", ["inc-1-1"])
+        assert row["cause"]["service"] == "catalog"
+        assert await agent.incident("inc-1") == INCIDENT
+        assert set(await agent.signals()) >= {"services", "edges", "versions", "instances"}
+        assert await agent.audit() == [{"seq": 1}]
+        assert await agent.playbooks() == [{"name": "bad-version"}]
+
+
+async def test_events_are_followed_live(url: str, backend: Backend) -> None:
+    """A long poll returns as soon as something happens, and a later one begins after it."""
+    async with AgentClient(url) as agent:
+        waiting = asyncio.create_task(agent.events(0, 5.0))
+        while not backend.timeline.last:
+            await asyncio.sleep(0)
+            backend.timeline.add(1.0, "detected", "errors", "inc-1", {"observed": float("nan")})
+        (event,) = await waiting
+        assert (event.stage, event.incident, event.data) == ("detected", "inc-1", {"observed": None})
+        assert await agent.events(event.sequence) == ()
+
+
+async def test_what_does_not_exist_is_not_found(url: str) -> None:
+    """An unknown incident is a NotFound with a hint."""
+    async with AgentClient(url) as agent:
+        with pytest.raises(NotFound, match="inc-9") as caught:
+            await agent.incident("inc-9")
+        assert "fibrin incidents" in caught.value.hint
+
+
+@pytest.mark.parametrize("query", ["limit=x", "limit=0", "limit=nan", "limit=99999999"])
+async def test_nonsense_in_a_query_is_refused_by_name(url: str, query: str) -> None:
+    """The parameter, what was found and what was wanted."""
+    async with AgentClient(url) as agent:
+        with pytest.raises(InvalidInput, match="limit must be a number from 1 to 10000"):
+            await agent._get(f"/v1/incidents?{query}")
+
+
+async def test_unknown_paths_and_methods_answer_in_json(url: str) -> None:
+    """Errors have one shape, whatever went wrong."""
+    async with aiohttp.ClientSession() as session:
+        async with session.get(url + "/nope") as response:
+            assert (response.status, (await response.json())["error"]["code"]) == (404, "NotFound")
+        async with session.post(url + "/v1/incidents", data=b"x") as response:
+            assert response.status == 405
+            assert "openapi" in (await response.json())["error"]["hint"]
+
+
+async def test_a_defect_inside_answers_without_telling_secrets(url: str, backend: Backend) -> None:
+    """An unexpected error is a 500 that points to the log."""
+    backend.failure = RuntimeError("secret")
+    async with AgentClient(url) as agent:
+        with pytest.raises(Broken, match="see its log") as caught:
+            await agent.incidents()
+        assert "secret" not in str(caught.value)
+
+
+async def test_not_ready_says_why(url: str, backend: Backend) -> None:
+    """Readiness names the missing thing."""
+    backend.why = "no topology from the control plane yet"
+    async with AgentClient(url) as agent:
+        assert not await agent.ready()
+        with pytest.raises(Unavailable, match="no topology"):
+            await agent._get("/readyz")
+
+
+async def test_metrics_and_openapi_are_served(url: str) -> None:
+    """Prometheus text and an OpenAPI document that names every path."""
+    async with aiohttp.ClientSession() as session:
+        async with session.get(url + "/metrics") as response:
+            assert "fibrin_agent_incidents_opened_total" in await response.text()
+        async with session.get(url + "/openapi.json") as response:
+            found = await response.json()
+    assert {"/v1/incidents/{id}", "/v1/signals", "/v1/events", "/v1/audit"} <= set(found["paths"])
+    assert "Incident" in found["components"]["schemas"]
+
+
+async def test_a_taken_port_is_broken_with_the_way_out(url: str, backend: Backend) -> None:
+    """Two programs on one port: which, and what to do."""
+    port = int(url.rsplit(":", 1)[1])
+    with pytest.raises(Broken, match=f"{port} is in use") as caught:
+        await AgentApi(backend).start("127.0.0.1", port)
+    assert "port" in caught.value.hint
+
+
+async def test_an_agent_that_is_away_is_unavailable(tmp_path: Path) -> None:
+    """No process, no file, another program: all say so and never hang."""
+    async with AgentClient("http://127.0.0.1:9", timeout_s=1.0) as agent:
+        assert not await agent.healthy()
+        with pytest.raises(Unavailable, match="cannot be reached"):
+            await agent.status()
+    with pytest.raises(Unavailable, match=r"agent\.json is missing"):
+        AgentClient.from_state_dir(tmp_path)
+    (tmp_path / "agent.json").write_text("{")
+    with pytest.raises(Broken, match="cannot be used"):
+        AgentClient.from_state_dir(tmp_path)
+    (tmp_path / "agent.json").write_text(json.dumps({"url": "http://127.0.0.1:9"}))
+    assert AgentClient.from_state_dir(tmp_path).url == "http://127.0.0.1:9"
