@@ -63,11 +63,7 @@ async def up(state_dir: Path, extra: Sequence[str], on_ready: Callable[[], None]
     children = [_Child(name, [*base, name]) for name in ORDER]
     place = state_dir / f"{SUPERVISOR}.json"
     try:
-        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        other = _pid_of(state_dir, SUPERVISOR)
-        if other is not None:
-            raise Conflict(f"a mesh is up on {state_dir} already (pid {other})", hint="stop it with `fibrin down`")
-        place.write_text(json.dumps({"pid": os.getpid()}), encoding="utf-8")
+        _claim(state_dir, place)
         for child in children:
             await _start(child)
             await _until_ready(child, state_dir, stop)
@@ -112,6 +108,15 @@ async def down(state_dir: Path) -> list[str]:
     if not stopped:
         raise Unavailable(f"nothing runs on {state_dir}", hint="start a mesh with `fibrin up`")
     return stopped
+
+
+def _claim(state_dir: Path, place: Path) -> None:
+    """Note that this process supervises `state_dir`; Conflict when another one does."""
+    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    other = _pid_of(state_dir, SUPERVISOR)
+    if other is not None:
+        raise Conflict(f"a mesh is up on {state_dir} already (pid {other})", hint="stop it with `fibrin down`")
+    place.write_text(json.dumps({"pid": os.getpid()}), encoding="utf-8")
 
 
 def _pid_of(state_dir: Path, name: str) -> int | None:

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+SHOP = ROOT / "docs" / "examples" / "shop.yaml"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Mesh:
+    """A control plane and an agent on a state directory of their own, driven by the command line alone."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        self.env = {
+            **os.environ,
+            "FIBRIN_CONTROL_PORT": str(_free_port()),
+            "FIBRIN_AGENT_PORT": str(_free_port()),
+            "FIBRIN_STATE_DIR": str(state),
+        }
+
+    def run(self, *arguments: str, code: int = 0, stdin: str = "") -> str:
+        """Run one verb, hold its exit code, return stdout (stderr when it failed)."""
+        done = subprocess.run(
+            [sys.executable, "-m", "fibrin", *arguments],
+            env=self.env,
+            cwd=ROOT,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == code, f"{arguments}: {done.stdout}{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+    def processes(self) -> list[int]:
+        """Return the pids of every process that names this state directory."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                command = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+            except OSError:
+                continue
+            if str(self.state).encode() in command:
+                found.append(int(entry.name))
+        return found
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    """One mesh for the module, started with `up -d` and stopped with `down`."""
+    mesh = Mesh(tmp_path_factory.mktemp("cli") / "s")
+    assert "mesh is up" in mesh.run("up", "-d")
+    yield mesh
+    mesh.run("down")
+    deadline = time.monotonic() + 10
+    while mesh.processes() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert mesh.processes() == []
+
+
+def test_every_command_of_the_cli_page_runs(tmp_path: Path) -> None:
+    """The console block of docs/cli.md works as written, on a fresh state directory."""
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^\$ fibrin (.+)$", page, re.MULTILINE)
+    assert len(commands) >= 5
+    fresh = Mesh(tmp_path / "s")
+    for command in commands:
+        fresh.run(*command.split())
+    assert fresh.processes() == []
+
+
+def test_apply_get_describe_delete(mesh: Mesh) -> None:
+    """What is applied can be listed in every format, described, and deleted; a dry run changes nothing."""
+    assert "virtualservice/catalog created (dry run)" in mesh.run("apply", "-f", str(SHOP), "--dry-run")
+    assert mesh.run("get", "vs", "-o", "name") == ""
+    mesh.run("apply", "-f", str(SHOP))
+    assert "unchanged" in mesh.run("apply", "-f", "-", stdin=SHOP.read_text(encoding="utf-8"))
+    assert mesh.run("get", "vs", "-o", "name") == "virtualservice/catalog\n"
+    assert mesh.run("get", "virtualservices").splitlines()[0].split() == ["NAME", "GENERATION", "AGE"]
+    assert json.loads(mesh.run("get", "vs", "catalog", "-o", "json"))["manifest"]["spec"]["hosts"] == ["catalog"]
+    assert "v1=90,v2=10" in mesh.run("get", "svc")
+    assert "Effective policy:" in mesh.run("describe", "svc/catalog")
+    assert "kind: DestinationRule" in mesh.run("describe", "dr", "catalog")
+    assert "not found" in mesh.run("get", "vs", "nothing", code=1)
+    assert "would be deleted" in mesh.run("delete", "-f", str(SHOP), "--dry-run")
+    assert "deleted" in mesh.run("delete", "vs", "catalog")
+    assert "deleted" in mesh.run("delete", "dr", "catalog")
+    assert mesh.run("get", "dr", "-o", "name") == ""
+
+
+def test_an_invalid_manifest_is_refused_whole(mesh: Mesh) -> None:
+    """One wrong field refuses the whole file with its line; nothing of it is applied."""
+    text = SHOP.read_text(encoding="utf-8").replace("weight: 10", "wieght: 10")
+    told = mesh.run("apply", "-f", "-", code=2, stdin=text)
+    assert re.search(r"stdin:\d+:\d+: .*wieght", told)
+    assert "weight" in told
+    assert mesh.run("get", "dr", "-o", "name") == ""
+
+
+def test_overlays_by_hand(mesh: Mesh) -> None:
+    """An overlay on a service that nobody serves is refused; a dry run says what would be laid."""
+    assert "dry run" in mesh.run("overlay", "timeout", "catalog", "2", "--reason", "try", "--dry-run")
+    assert "catalog" in mesh.run("overlay", "eject", "catalog", "catalog-9", "--reason", "try", code=2)
+    assert "No overlays found" in mesh.run("overlay", "delete", "nothing", code=1) or mesh.run("overlay", "list") == ""
+
+
+def test_check_incidents_and_audit(mesh: Mesh) -> None:
+    """A quiet mesh is in order, has no incidents, and its audit log verifies."""
+    assert mesh.run("check").splitlines()[-1] == "Status: in order"
+    assert json.loads(mesh.run("check", "-o", "json"))["findings"]
+    assert mesh.run("incidents", "-o", "json") == '{\n  "items": []\n}\n'
+    assert "chain unbroken" in mesh.run("audit", "verify")
+    assert "there is no incident" in mesh.run("explain", "incident/none", code=1)
+
+
+def test_a_second_mesh_on_the_same_state_is_refused(mesh: Mesh) -> None:
+    """Two meshes never share a state directory."""
+    assert "up on" in mesh.run("up", code=1)
+    assert "hint:" in mesh.run("control", "--port", "0", code=1)
