@@ -7,6 +7,7 @@ what it says or raises an error of our tree; a control plane that is away is `Un
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -302,9 +303,14 @@ class ControlClient:
     ) -> Any:
         """Send one request; every request of this API may safely be sent twice, so a dropped connection is tried again."""
         timeout = aiohttp.ClientTimeout(total=timeout_s or self._timeout_s)
+        text = b"" if body is None else json.dumps(body, separators=(",", ":")).encode()
+        headers = {} if body is None else {"content-type": "application/json"}
         for last in (False, True):
+            data = io.BytesIO(text) if text else None
             try:
-                async with self._open().request(method, self._url + path, json=body, timeout=timeout) as response:
+                async with self._open().request(
+                    method, self._url + path, data=data, headers=headers, timeout=timeout
+                ) as response:
                     return await self._answer(response)
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 if last or isinstance(error, aiohttp.ClientConnectorError):
