@@ -10,12 +10,26 @@ from agent.ports import Circumstances, Draft
 from models.incident import Cause, Signal
 from models.overlay import target
 from playbooks.actions import BlastRadius
-from playbooks.guards import Context, Limits
+from playbooks.guards import Context, GuardName, Limits
 from playbooks.ledger import Entry, Ledger, Outcome
 from playbooks.planning import Plan, PlannedStep, VerifyTarget, plan, recheck
 from playbooks.schema import Mode, Playbook, Severity
 
 DEFAULT_DEADLINE_S: Final = 10.0
+PASSING: Final = frozenset(
+    {
+        GuardName.BLIND,
+        GuardName.BUSY,
+        GuardName.HEADROOM,
+        GuardName.MESH,
+        GuardName.SLOT,
+        GuardName.COOLDOWN,
+        GuardName.RATE,
+        GuardName.CONCURRENCY,
+    }
+)
+"""Guards whose refusal time may lift: worth waiting for, with a page if it takes long."""
+
 CRITICAL_ERRORS: Final = 0.2
 CRITICAL_SLOWDOWN: Final = 5.0
 
@@ -43,9 +57,10 @@ class PlaybookPlanner:
         if chosen is None and decision.shadows:
             chosen = decision.shadows[0]
         if chosen is None:
-            return Draft("", Mode.AUTO, (), weighed, refusals, page)
+            passing = any(r.guard in PASSING for r in decision.refusals)
+            return Draft("", Mode.AUTO, (), weighed, refusals, passing, page)
         steps = tuple(_step(planned) for planned in chosen.steps)
-        return Draft(chosen.playbook, chosen.mode, steps, weighed, refusals, page or chosen.escalation.summary)
+        return Draft(chosen.playbook, chosen.mode, steps, weighed, refusals, page=page or chosen.escalation.summary)
 
     def forbids(self, incident: Incident, step: Step, circumstances: Circumstances) -> str:
         """Return what forbids a planned step by now, "" when nothing does."""

@@ -91,6 +91,7 @@ class Draft:
     steps: tuple[Step, ...]
     considered: tuple[Weighed, ...] = ()
     refusals: tuple[str, ...] = ()
+    passing: bool = False  # what stands against acting may pass by itself
     page: str = ""  # what to tell a person when there is no step, or none helped
 
 

@@ -14,7 +14,8 @@ class Track:
 
     `live_at`: when one of its anomalies was last active. `awake`: its anomalies have been seen by this process (an
     incident read back after a restart is not acted on before). `busy`: a task works on it. `bad_at`: when users last
-    saw the fault. `renewed_at`: last proof that its overlay lives. `unsaved`: timeline lines not yet stored.
+    saw the fault. `told_at`: when its cause was last
+    told. `renewed_at`: last proof that its overlay lives. `unsaved`: timeline lines not yet stored.
     """
 
     incident: Incident
@@ -26,6 +27,7 @@ class Track:
     bad_at: float = 0.0
     renewed_at: float = 0.0
     retry_at: float = 0.0
+    told_at: float = 0.0
     attempts: int = 0
     recover: bool = False
     unmuted: bool = False

@@ -265,7 +265,10 @@ class Treatment:
             reason = draft.page or f"no playbook may act on {incident.cause}" + (f" ({reasons})" if reasons else "")
             track.incident = replace(incident, considered=draft.considered, refusals=draft.refusals, waiting=reason)
             track.blocked_at = track.blocked_at or around.now
-            if around.now - track.blocked_at >= self._t.settings.undecided_s:
+            late = around.now - track.blocked_at >= self._t.settings.undecided_s
+            if late and draft.passing:
+                await self._wait(track, "guard", f"waits: {reason}", page=True)
+            elif late:
                 await self.escalate(track, reason, "no-playbook")
             return False
         track.blocked_at = 0.0

@@ -1,0 +1,127 @@
+"""Overlays in the agent's care: leases renewed while their incident holds, and people's hands respected.
+
+What a person does to an overlay of ours, or in the same place, is an order: the agent yields and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from agent import metrics
+from agent.incidents import Incident, Step
+from agent.mesh import MeshView
+from agent.track import Track
+from agent.treatment import Tools, Treatment
+from models.errors import FibrinError
+from models.incident import Stage
+from models.overlay import Owner, slot
+
+log = structlog.get_logger(__name__)
+
+
+class Caretaker:
+    """Looks after what was laid. Shares `tracks` with the loop; `start` runs work on a track, `spawn` beside it."""
+
+    def __init__(
+        self,
+        tools: Tools,
+        *,
+        tracks: dict[str, Track],
+        mesh: MeshView,
+        treatment: Treatment,
+        start: Callable[[Track, Coroutine[Any, Any, None]], None],
+        spawn: Callable[[str, Coroutine[Any, Any, None]], None],
+    ) -> None:
+        self._t = tools
+        self._tracks = tracks
+        self._mesh = mesh
+        self._treatment = treatment
+        self._start = start
+        self._spawn = spawn
+        self._yields: dict[tuple[str, ...], float] = {}
+        self._renewed_at = 0.0
+        self._checked_at = 0.0
+
+    def keep(self, now: float) -> None:
+        """Do what is due at `now` (one turn of the loop)."""
+        mesh, settings = self._mesh, self._t.settings
+        if mesh.overlays_at > self._checked_at:
+            self._checked_at = mesh.overlays_at
+            for track in list(self._tracks.values()):
+                self._compare(track, now)
+        if now - self._renewed_at >= settings.lease_s / 3 and not settings.observe_only:
+            self._renewed_at = now
+            if self._t.fence.token is not None:
+                for track in [t for t in self._tracks.values() if _holds(t.incident)]:
+                    self._spawn(f"renew {track.incident.id}", self._renew(track))
+
+    def person(self, step: Step | None, now: float) -> str:
+        """Return why a step's place belongs to a person, "" when it does not."""
+        if step is None:
+            return ""
+        place = slot(step.change)
+        for overlay in self._mesh.overlays:
+            if overlay.owner is Owner.PERSON and slot(overlay.change) == place and overlay.expires_at > now:
+                return f"{overlay.actor or 'a person'} laid {overlay.id} in the same place"
+        if self._yields.get(place, 0.0) > now:
+            return "a person took this place over a short while ago"
+        return ""
+
+    def not_needed(self, incident: Incident, now: float) -> str:
+        """Return why a held overlay may go, "" while it is needed."""
+        cause, settings = incident.cause, self._t.settings
+        if settings.hold_s and now - incident.times.get("closed", now) >= settings.hold_s:
+            return f"released: held for {settings.hold_s:.0f} s"
+        if cause is None or not cause.subject or not self._mesh.control_up:
+            return ""
+        there = self._mesh.topology.of(cause.service)
+        if there and not any(cause.subject in {i.id, i.version, i.zone} for i in there):
+            return f"released: {cause.subject} does not exist any more"
+        return ""
+
+    async def _renew(self, track: Track) -> None:
+        step, token = track.incident.current, self._t.fence.token
+        if step is None or token is None:
+            return
+        asked = self._t.clock()
+        try:
+            if await self._t.actuator.renew(step.overlay, self._t.settings.lease_s, token):
+                track.renewed_at = asked
+        except FibrinError as error:
+            metrics.CONTROL_ERRORS.labels("renew").inc()
+            log.info("lease.not_renewed", incident=track.incident.id, overlay=step.overlay, error=error.message)
+
+    def _compare(self, track: Track, now: float) -> None:
+        """Compare a held overlay with what exists: gone, or replaced by a person's?"""
+        step, mesh = track.incident.current, self._mesh
+        if step is None or track.busy or track.recover or not _holds(track.incident):
+            return
+        if mesh.overlays_at <= max(step.acted_at, step.acked_at):
+            return
+        mine = slot(step.change)
+        person = next((o for o in mesh.overlays if o.owner is Owner.PERSON and slot(o.change) == mine), None)
+        if person is None and any(o.id == step.overlay for o in mesh.overlays):
+            return
+        expired = person is None and now - track.renewed_at >= self._t.settings.lease_s
+        if person is not None:
+            why = f"{person.actor or 'a person'} laid {person.id} in the same place: the agent yields"
+        elif expired:
+            why = f"the lease of {step.overlay} ended (it could not be renewed)"
+        else:
+            why = f"a person removed {step.overlay}: the agent yields"
+        if not expired:
+            metrics.YIELDED.inc()
+        if track.incident.is_open:
+            if not expired:
+                self._yields[mine] = now + self._t.settings.yield_s
+            self._start(track, self._treatment.observe(track, why))
+        else:
+            self._start(track, self._treatment.let_go(track, why))
+
+
+def _holds(incident: Incident) -> bool:
+    """Tell whether the incident keeps an overlay alive."""
+    return incident.held or incident.stage is Stage.VERIFYING

@@ -1,0 +1,268 @@
+"""From anomalies to incidents: who has an explanation already, and what explains the rest.
+
+Committed incidents (planned, acted upon, closed a moment ago) keep the symptoms their cause explains. Everything else
+lies in one pool that is thought about anew at every tick: causes are named one after the other until the pool is
+empty, and each is matched to an incident that is still being thought about, or opens one.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import replace
+from typing import Any, Final
+
+from agent import metrics, story
+from agent.correlate import explains, upstream
+from agent.history import History
+from agent.incidents import Datum, Incident, timed
+from agent.mesh import MeshView
+from agent.ports import Localiser
+from agent.settings import AgentSettings
+from agent.track import Track
+from agent.treatment import Treatment
+from models.incident import Anomaly, Cause, Signal, Stage
+from models.signals import Series
+
+MAX_CAUSES_PER_TICK: Final = 4
+SECOND_THOUGHTS_S: Final = 1.0
+"""A change of mind is told at most this often per incident."""
+
+MOVING: Final = frozenset({Stage.ACTING, Stage.VERIFYING, Stage.UNDOING})
+"""While load moves, everything at the cause's own service counts as its echo."""
+
+WAKE_S: Final = 15.0
+"""After a restart an unfinished incident waits this long for its symptoms to be seen again."""
+
+Start = Callable[[Track, Coroutine[Any, Any, None]], None]
+
+
+class Triage:
+    """Claims anomalies for incidents and names causes. Shares `tracks` with the loop; `start` runs work on a track."""
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        *,
+        tracks: dict[str, Track],
+        mesh: MeshView,
+        history: History,
+        localise: Localiser,
+        treatment: Treatment,
+        start: Start,
+        withdraw: Callable[[Track, str], None],
+    ) -> None:
+        self._settings = settings
+        self._tracks = tracks
+        self._mesh = mesh
+        self._history = history
+        self._localise = localise
+        self._treatment = treatment
+        self._start = start
+        self._withdraw = withdraw
+
+    def sort(self, anomalies: tuple[Anomaly, ...], now: float) -> None:
+        """Give every anomaly its incident (one turn of the loop)."""
+        self._name(self._unclaimed(anomalies, now), now)
+
+    def absorbs(self, track: Track, now: float) -> bool:
+        """Tell whether anomalies that this incident's cause explains belong to it, without thinking again."""
+        incident, settings = track.incident, self._settings
+        if _thinks(track):
+            return False
+        if incident.is_open:
+            return True
+        if incident.stage is Stage.ESCALATED:  # a person knows: silent until it has gone away for good
+            return now - max(track.live_at, track.closed_at()) < max(settings.mute_s, settings.gone_s)
+        return now - track.closed_at() < settings.mute_s
+
+    def _unclaimed(self, anomalies: tuple[Anomaly, ...], now: float) -> list[Anomaly]:
+        topology = self._mesh.topology
+        claimed: set[tuple[Series, Signal]] = set()
+        for track in self._tracks.values():
+            cause = track.incident.cause
+            if cause is None or not self.absorbs(track, now):
+                continue
+            strict = track.incident.is_open and track.incident.stage not in MOVING
+            mine = [a for a in anomalies if explains(cause, a, topology, strict=strict)]
+            if mine:
+                track.live_at, track.awake = now, True
+                track.incident = _joined(track.incident, mine)
+                claimed |= {(a.series, a.signal) for a in mine}
+        return [a for a in anomalies if (a.series, a.signal) not in claimed]
+
+    def _name(self, pool: list[Anomaly], now: float) -> None:
+        """Name causes until the pool is empty or nothing more stands out."""
+        thinking = [track for track in self._tracks.values() if _thinks(track)]
+        for _ in range(MAX_CAUSES_PER_TICK):
+            if not pool:
+                break
+            causes = self._causes(tuple(pool), now)
+            best = causes[0] if causes else None
+            if best is not None and (twin := self._twin(best, now)) is not None:
+                rest = self._join(twin, best, pool, now)
+                if len(rest) == len(pool):
+                    break
+                pool = rest
+                continue
+            track = self._fitting(thinking, best) or self._open(pool, now)
+            if track in thinking:
+                thinking.remove(track)
+            track.live_at, track.awake = now, True
+            if best is None or not self._decided(track, best, now):
+                track.incident = _joined(track.incident, pool)
+                self._undecided(track, causes, now)
+                break
+            pool = self._correlate(track, causes, best, pool, now)
+        for track in thinking:
+            self._forgotten(track, now)
+
+    def _twin(self, cause: Cause, now: float) -> Track | None:
+        """Return the committed incident that is about this very cause."""
+        for track in self._tracks.values():
+            known = track.incident.cause
+            if known is not None and _key(known) == _key(cause) and self.absorbs(track, now):
+                return track
+        return None
+
+    def _join(self, track: Track, cause: Cause, pool: list[Anomaly], now: float) -> list[Anomaly]:
+        """Let a committed incident take further symptoms of its cause; return what is left."""
+        mine = [a for a in pool if explains(cause, a, self._mesh.topology, strict=False)]
+        track.live_at, track.awake = now, True
+        track.incident = _joined(track.incident, mine)
+        return [a for a in pool if a not in mine]
+
+    def _fitting(self, thinking: list[Track], best: Cause | None) -> Track | None:
+        """Return the incident under consideration that this cause is about, None when there is none."""
+        if not thinking:
+            return None
+        if best is None:
+            return thinking[0]
+        same = [t for t in thinking if t.incident.cause is not None and _key(t.incident.cause) == _key(best)]
+        topology = self._mesh.topology
+
+        def overlap(track: Track) -> int:
+            return sum(explains(best, a, topology) for a in track.incident.anomalies)
+
+        return same[0] if same else max(thinking, key=overlap)
+
+    def _open(self, anomalies: list[Anomaly], now: float) -> Track:
+        worst = max(anomalies, key=lambda a: a.score)
+        onset = min(now, *(a.onset for a in anomalies))
+        stamp = time.strftime("%m%d-%H%M%S", time.gmtime(now))
+        incident = Incident(f"inc-{stamp}-{secrets.token_hex(2)}", opened_at=now, onset=onset)
+        incident = timed(timed(incident, "onset", onset), "detected", now)
+        track = Track(incident, live_at=now)
+        self._tracks[incident.id] = track
+        metrics.OPENED.inc()
+        metrics.DETECTION.observe(max(0.0, now - onset))
+        self._treatment.note(
+            track,
+            f"detected {now - onset:.2f} s after onset: {story.symptom(worst)}",
+            detected_s=now - onset,
+            service=worst.series.callee,
+            signal=str(worst.signal),
+            observed=worst.observed,
+            expected=worst.expected,
+        )
+        return track
+
+    def _causes(self, anomalies: tuple[Anomaly, ...], now: float) -> tuple[Cause, ...]:
+        found = self._localise(anomalies, self._history.since, now)
+        return tuple(replace(c, numbers={k: v for k, v in c.numbers.items() if math.isfinite(v)}) for c in found)
+
+    def _decided(self, track: Track, best: Cause, now: float) -> bool:
+        """Tell whether the best cause is good enough to go on with."""
+        settings = self._settings
+        if best.probability >= settings.confident:
+            return True
+        return now - track.incident.opened_at >= settings.settle_s and best.probability >= settings.plausible
+
+    def _undecided(self, track: Track, causes: tuple[Cause, ...], now: float) -> None:
+        late = now - track.incident.opened_at >= self._settings.undecided_s
+        if track.incident.stage is Stage.DETECTED and late and not track.busy:
+            track.incident = replace(track.incident, causes=causes)
+            self._start(track, self._treatment.escalate(track, "no cause stands out", "undecided"))
+
+    def _correlate(
+        self, track: Track, causes: tuple[Cause, ...], best: Cause, pool: list[Anomaly], now: float
+    ) -> list[Anomaly]:
+        """Give an incident its cause (perhaps another one than before); return the anomalies it does not explain."""
+        topology = self._mesh.topology
+        mine = [a for a in pool if explains(best, a, topology)] or pool
+        before = track.incident.cause
+        track.incident = _joined(replace(track.incident, causes=causes, anomalies=()), mine)
+        data: dict[str, Datum] = {
+            "cause": str(best.kind),
+            "service": best.service,
+            "subject": best.subject,
+            "signal": str(best.signal),
+            "probability": best.probability,
+            "symptoms": len(mine),
+        }
+        if track.incident.stage is Stage.DETECTED:
+            track.incident = timed(track.incident, "correlated", now)
+            metrics.CAUSES.labels(str(best.kind)).inc()
+            self._treatment.move(track, Stage.CORRELATED, f"cause: {story.suspicion(best)}", **data)
+            track.told_at = now
+        elif before is not None and _key(before) != _key(best) and now - track.told_at >= SECOND_THOUGHTS_S:
+            self._treatment.note(track, f"cause, seen better now: {story.suspicion(best)}", **data)
+            track.told_at = now
+        self._supersede(track, best)
+        return [a for a in pool if a not in mine]
+
+    def _supersede(self, newer: Track, best: Cause) -> None:
+        """Withdraw what is planned or done about mere symptoms of a cause that shows itself only now."""
+        topology = self._mesh.topology
+        for track in list(self._tracks.values()):
+            cause = track.incident.cause
+            if track is newer or cause is None or track.busy or track.recover:
+                continue
+            symptom = cause.service != best.service and cause.service in upstream(topology, best.service)
+            if not symptom or not all(explains(best, a, topology) for a in track.incident.anomalies):
+                continue
+            why = f"a symptom of {best} ({newer.incident.id})"
+            match track.incident.stage:
+                case Stage.CORRELATED | Stage.PLANNED:
+                    self._start(track, self._treatment.observe(track, why))
+                case Stage.VERIFYING:
+                    self._withdraw(track, why)
+                case _:
+                    pass
+
+    def _forgotten(self, track: Track, now: float) -> None:
+        """Close an incident that nothing speaks for any more."""
+        if track.busy:
+            return
+        if not track.awake:
+            if now - track.live_at >= WAKE_S:
+                self._start(track, self._treatment.observe(track, "not seen again after the agent's restart"))
+        elif now - track.live_at >= self._settings.gone_s:
+            self._start(track, self._treatment.observe(track, "gone by itself: the signal is back without an action"))
+
+
+def _thinks(track: Track) -> bool:
+    """Tell whether the incident's cause is still open to discussion."""
+    return not track.busy and not track.recover and track.incident.stage in {Stage.DETECTED, Stage.CORRELATED}
+
+
+def _key(cause: Cause) -> tuple[str, str, str]:
+    return (str(cause.kind), cause.service, cause.subject)
+
+
+def _joined(incident: Incident, anomalies: Iterable[Anomaly]) -> Incident:
+    """Add anomalies, the strongest numbers of each winning."""
+    known = {(a.series, a.signal): a for a in incident.anomalies}
+    for found in anomalies:
+        anomaly = replace(found, observed=_finite(found.observed), expected=_finite(found.expected))
+        before = known.get((anomaly.series, anomaly.signal))
+        if before is None or anomaly.score >= before.score:
+            known[(anomaly.series, anomaly.signal)] = anomaly
+    return replace(incident, anomalies=tuple(known.values()))
+
+
+def _finite(value: float) -> float:
+    """Return the value, or 0 for what JSON cannot say (a percentile of nothing)."""
+    return value if math.isfinite(value) else 0.0
