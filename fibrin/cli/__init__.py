@@ -15,9 +15,15 @@ import click
 import structlog
 
 from fibrin import settings
-from fibrin.cli import audit, check, demo, incidents, overlay, processes, resources
+from fibrin.cli.audit import COMMANDS as AUDIT
+from fibrin.cli.check import COMMANDS as CHECK
 from fibrin.cli.context import Target
+from fibrin.cli.demo import COMMANDS as DEMO
+from fibrin.cli.incidents import COMMANDS as INCIDENTS
 from fibrin.cli.output import report
+from fibrin.cli.overlay import COMMANDS as OVERLAY
+from fibrin.cli.processes import COMMANDS as PROCESSES
+from fibrin.cli.resources import COMMANDS as RESOURCES
 from models.errors import FibrinError, InvalidInput
 
 
@@ -63,9 +69,8 @@ def configure_logs(level: str) -> None:
     )
 
 
-for room in (processes, resources, overlay, incidents, audit, check, demo):
-    for command in room.COMMANDS:
-        cli.add_command(command)
+for command in (*PROCESSES, *RESOURCES, *OVERLAY, *INCIDENTS, *AUDIT, *CHECK, *DEMO):
+    cli.add_command(command)
 
 
 def main() -> None:
