@@ -128,8 +128,8 @@ SERVICES: dict[str, Service] = {
                     "POST",
                     "/orders",
                     (
-                        (_CART,),
                         (
+                            _CART,
                             Call("catalog", "/products"),
                             Call("shipping", "/quotes", "POST"),
                             Call("currency", "/rates"),
@@ -140,7 +140,7 @@ SERVICES: dict[str, Service] = {
                 ),
             ),
         ),
-        Service("payment", Work(0.025, 0.3), (Operation("POST", "/charges"),)),
+        Service("payment", Work(0.016, 0.3), (Operation("POST", "/charges"),)),
         Service("shipping", Work(0.014), (Operation("POST", "/quotes"),)),
         Service("currency", Work(0.010), (Operation("GET", "/rates"),)),
         Service("email", Work(0.016), (Operation("POST", "/receipts"),)),
