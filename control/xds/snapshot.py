@@ -97,7 +97,8 @@ class Compiler:
             instances = tuple(members.get(name, ()))
             known = self._services.get(name)
             if known is None or known[:2] != (policy, instances):
-                known = (policy, instances, service_resources(policy, instances, self.options))
+                made = service_resources(policy, instances, self.options)
+                known = (policy, instances, _kept(known[2], made) if known else made)
             remembered[name] = known
             for kind, layer in known[2].shared.items():
                 fresh[kind].update(layer)
@@ -166,6 +167,21 @@ def _versions_that_matter(policy: ServicePolicy, instances: Iterable[Instance]) 
     named = {version for route in policy.routes for version, weight in route.weights.items() if weight > 0}
     present = {instance.version for instance in instances if instance.version}
     return named | (present if len(present | named) > 1 else set())
+
+
+def _kept(before: ServiceResources, after: ServiceResources) -> ServiceResources:
+    """Put the old objects where the content is the same: layers then stay the same objects, too."""
+    return ServiceResources(
+        shared={kind: _kept_layer(before.shared[kind], layer) for kind, layer in after.shared.items()},
+        for_caller=_kept_layer(before.for_caller, after.for_caller),
+    )
+
+
+def _kept_layer(before: Layer, after: Layer) -> Layer:
+    return {
+        name: old if (old := before.get(name)) is not None and old.version == new.version else new
+        for name, new in after.items()
+    }
 
 
 def _same(before: Layer | None, after: Layer) -> Layer:
