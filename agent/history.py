@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -106,6 +105,8 @@ class History:
 def _add(into: dict[Series, Outcomes], series: Series, found: Outcomes) -> None:
     have = into.get(series)
     if have is None:
-        into[series] = copy.deepcopy(found)
+        into[series] = Outcomes(
+            found.requests, found.errors, dict(found.flags), dict(found.codes), found.latency.copy()
+        )
     else:
         have += found

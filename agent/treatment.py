@@ -8,7 +8,6 @@ from incident and step. Killed anywhere in between, the next process finds out w
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -17,10 +16,10 @@ import structlog
 
 from agent import metrics, story
 from agent.actuators.base import Actuator, Order, Propagation
-from agent.codec import CAUSE, change_json
 from agent.gates import Block, Interlock
 from agent.incidents import Datum, Incident, Step, moved, noted, timed, with_step
 from agent.ports import Audit, Circumstances, Clock, Draft, Fence, Pager, Planner
+from agent.records import decision_json, judged, signal_text, step_json
 from agent.settings import AgentSettings, stricter
 from agent.store import Store
 from agent.timeline import Timeline
@@ -118,11 +117,11 @@ class Treatment:
     async def resolve(self, track: Track, judgement: Judgement) -> None:
         """The signal is back: keep the overlay, close the incident."""
         now = self._t.clock()
-        step = _judged(track.incident, judgement, now)
+        step = judged(track.incident, judgement, now)
         recovered = max(step.acked_at, track.bad_at)
         incident = timed(timed(with_step(track.incident, step), "recovered", recovered), "verified", now)
         track.incident = replace(incident, held=True)
-        signal = _signal_text(track.incident, judgement)
+        signal = signal_text(track.incident, judgement)
         took = recovered - incident.onset
         metrics.MITIGATION.observe(max(0.0, took))
         self.move(
@@ -135,7 +134,7 @@ class Treatment:
             mitigated_s=took,
         )
         self._t.planner.ended(step, helped=True)
-        await self.audited("verified", track, {"step": _step_json(step), "kept": step.overlay})
+        await self.audited("verified", track, {"step": step_json(step), "kept": step.overlay})
         await self.save(track)
         await self._remember_ledger()
 
@@ -144,7 +143,7 @@ class Treatment:
     ) -> None:
         """The step did not help: undo it, then the next step, or call a person."""
         if judgement is not None:
-            track.incident = with_step(track.incident, _judged(track.incident, judgement, self._t.clock()))
+            track.incident = with_step(track.incident, judged(track.incident, judgement, self._t.clock()))
         step = track.incident.current
         assert step is not None
         self.move(track, Stage.UNDOING, f"{why}: undoing {step.name}")
@@ -160,7 +159,7 @@ class Treatment:
         """Remove the current step's overlay; try again later when the control plane is away."""
         step = track.incident.current
         assert step is not None
-        await self.audited("undo", track, {"step": _step_json(step)})
+        await self.audited("undo", track, {"step": step_json(step)})
         await self.save(track)
         now = self._t.clock()
         try:
@@ -194,7 +193,7 @@ class Treatment:
             metrics.REFUSED.labels(interlock).inc()
         self.move(track, Stage.ESCALATED, f"a person is needed: {why}", interlock=interlock or None)
         self._t.pager.page(track.incident, f"{track.incident.title}: {why}")
-        await self.audited("escalated", track, {"why": why, "interlock": interlock, "step": _step_json(step)})
+        await self.audited("escalated", track, {"why": why, "interlock": interlock, "step": step_json(step)})
         await self.save(track)
 
     async def observe(self, track: Track, why: str) -> None:
@@ -346,7 +345,7 @@ class Treatment:
         if broken := await self.save(track):
             await self.escalate(track, f"the incident cannot be stored ({broken})", str(Interlock.AUDIT))
             return
-        record = _decision_json(track.incident, around, token)
+        record = decision_json(track.incident, around, token)
         if not await self.audited("act", track, record):
             await self.escalate(track, f"the audit log cannot be written ({self.audit_broken})", str(Interlock.AUDIT))
             return
@@ -455,62 +454,3 @@ class Treatment:
 def _planned(track: Track) -> bool:
     """Tell whether a step is due (asked anew: the stage changes under way)."""
     return track.incident.stage is Stage.PLANNED
-
-
-def _judged(incident: Incident, judgement: Judgement, now: float) -> Step:
-    step = incident.current
-    assert step is not None
-    numbers = {
-        "observed": judgement.observed,
-        "expected": judgement.expected,
-        "requests": float(judgement.requests),
-        "p_value": judgement.p_value,
-        "elapsed_s": now - step.acked_at,
-    }
-    return replace(step, verdict=str(judgement.verdict), numbers={k: v for k, v in numbers.items() if math.isfinite(v)})
-
-
-def _signal_text(incident: Incident, judgement: Judgement) -> str:
-    step, cause = incident.current, incident.cause
-    assert step is not None
-    assert cause is not None
-    signal = step.verify_signal or cause.signal
-    where = ", ".join(step.verify_services) or cause.service
-    observed, expected = story.figure(judgement.observed, signal), story.figure(judgement.expected, signal)
-    return f"{signal} of {where} {observed}, normally {expected} ({judgement.requests} requests)"
-
-
-def _step_json(step: Step | None) -> Mapping[str, Any] | None:
-    if step is None:
-        return None
-    return {
-        "name": step.name,
-        "overlay": step.overlay,
-        "change": change_json(step.change),
-        "verdict": step.verdict,
-        "numbers": dict(step.numbers),
-    }
-
-
-def _decision_json(incident: Incident, around: Circumstances, fence: int) -> Mapping[str, Any]:
-    """Return everything the decision rested on, enough to make it again."""
-    return {
-        "cause": None if incident.cause is None else CAUSE.dump_python(incident.cause, mode="json"),
-        "suspects": [{"cause": str(c), "probability": c.probability} for c in incident.causes],
-        "anomalies": [story.symptom(a) for a in incident.anomalies],
-        "onset": incident.onset,
-        "playbook": incident.playbook,
-        "mode": incident.mode,
-        "considered": [
-            {"playbook": w.playbook, "accepted": w.accepted, "reason": w.reason} for w in incident.considered
-        ],
-        "step": _step_json(incident.current),
-        "guards": {
-            "storm_share": around.storm_share,
-            "blind": sorted(around.blind),
-            "traffic_share": incident.current.traffic_share if incident.current else 0.0,
-            "capacity_share": incident.current.capacity_share if incident.current else 0.0,
-        },
-        "overlays": [overlay.id for overlay in around.overlays],
-        "fence": fence,
-    }

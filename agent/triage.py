@@ -30,6 +30,10 @@ MAX_CAUSES_PER_TICK: Final = 4
 SECOND_THOUGHTS_S: Final = 1.0
 """A change of mind is told at most this often per incident."""
 
+URGENT_S: Final = 2.0
+PONDER_S: Final = 0.5
+"""An incident older than `URGENT_S` that still has no plan is thought about this often only: thinking costs."""
+
 MOVING: Final = frozenset({Stage.ACTING, Stage.VERIFYING, Stage.UNDOING})
 """While load moves, everything at the cause's own service counts as its echo."""
 
@@ -62,6 +66,7 @@ class Triage:
         self._treatment = treatment
         self._start = start
         self._withdraw = withdraw
+        self._thought_at = 0.0
 
     def sort(self, anomalies: tuple[Anomaly, ...], now: float) -> None:
         """Give every anomaly its incident (one turn of the loop)."""
@@ -96,6 +101,10 @@ class Triage:
     def _name(self, pool: list[Anomaly], now: float) -> None:
         """Name causes until the pool is empty or nothing more stands out."""
         thinking = [track for track in self._tracks.values() if _thinks(track)]
+        if pool and not self._worth_thinking(thinking, now):
+            for track in thinking:
+                track.live_at = now if track.awake else track.live_at
+            return
         for _ in range(MAX_CAUSES_PER_TICK):
             if not pool:
                 break
@@ -118,6 +127,14 @@ class Triage:
             pool = self._correlate(track, causes, best, pool, now)
         for track in thinking:
             self._forgotten(track, now)
+
+    def _worth_thinking(self, thinking: list[Track], now: float) -> bool:
+        """Tell whether to name causes in this tick: always while it is urgent, now and then once it drags on."""
+        dragging = thinking and all(now - t.incident.opened_at > URGENT_S for t in thinking)
+        if dragging and now - self._thought_at < PONDER_S:
+            return False
+        self._thought_at = now
+        return True
 
     def _twin(self, cause: Cause, now: float) -> Track | None:
         """Return the committed incident that is about this very cause."""

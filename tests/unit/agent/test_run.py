@@ -121,7 +121,7 @@ async def test_an_unusable_audit_log_does_not_blind_the_agent(directory: Path) -
 
 async def test_missing_tokens_are_waited_for_then_named(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control plane makes them; without one the start ends with what to do."""
-    monkeypatch.setattr("agent.run.TOKEN_WAIT_S", 0.2)
+    monkeypatch.setattr("agent.place.TOKEN_WAIT_S", 0.2)
     (directory / "agent.token").unlink()
     with pytest.raises(FibrinError, match=r"agent\.token is missing"):
         await run(settings(directory))

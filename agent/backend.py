@@ -1,0 +1,165 @@
+"""A running agent as a whole: its endless works, its memory, and what its API shows."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+import structlog
+
+from agent import metrics
+from agent.api import Status
+from agent.audit import AuditLog, read
+from agent.codec import Event
+from agent.following import Follower
+from agent.incidents import Incident
+from agent.leadership import Leadership
+from agent.loop import HealingLoop
+from agent.mesh import MeshView
+from agent.observe import Observer
+from agent.planner import PlaybookPlanner
+from agent.settings import AgentSettings
+from agent.store import Store
+from agent.timeline import KEPT, Timeline
+from models.detect import DetectorBank
+from models.errors import Broken, InvalidInput, NotFound
+
+log = structlog.get_logger(__name__)
+
+REMEMBER_S: Final = 30.0
+
+
+class Agent:
+    """All parts of a running agent, and what its API shows of them."""
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        *,
+        store: Store,
+        timeline: Timeline,
+        audit: AuditLog,
+        observer: Observer,
+        bank: DetectorBank,
+        mesh: MeshView,
+        planner: PlaybookPlanner,
+        leadership: Leadership,
+        follower: Follower,
+        loop: HealingLoop,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._timeline = timeline
+        self._audit = audit
+        self._observer = observer
+        self._bank = bank
+        self._mesh = mesh
+        self._planner = planner
+        self._leadership = leadership
+        self._follower = follower
+        self.loop = loop
+        self._started_at = time.time()
+
+    def tasks(self) -> tuple[tuple[str, Any], ...]:
+        """Return the named endless works of the agent."""
+        works: list[tuple[str, Any]] = [
+            ("loop", self.loop.run),
+            ("topology", self._follower.topology),
+            ("changes", self._follower.changes),
+            ("overlays", self._follower.overlays),
+            ("memory", self._remember),
+        ]
+        if not self._settings.observe_only:
+            works.append(("leadership", self._leadership.run))
+        return tuple(works)
+
+    async def remember(self) -> None:
+        """Keep what was learnt for the next process."""
+        state = json.dumps({"at": time.time()}).encode() + b"\n" + self._bank.save()
+        await self._store.remember("normal", state)
+        await self._store.put_events(self._timeline.since(0, KEPT)[-200:])
+
+    async def _remember(self) -> None:
+        while True:
+            await asyncio.sleep(REMEMBER_S)
+            try:
+                await self.remember()
+                await self._store.trim()
+            except Broken as error:
+                metrics.STORE_FAILED.inc()
+                log.warning("store.failed", what="baselines", error=error.message, hint=error.hint)
+
+    # api.Backend
+
+    def status(self) -> Status:
+        """Return how the agent is."""
+        return Status(
+            version=_version(),
+            started_at=self._started_at,
+            mode=str(self._settings.mode),
+            observe_only=self._settings.observe_only,
+            holder=self._leadership.holder,
+            fence=self._leadership.token,
+            why_not="observes only" if self._settings.observe_only else self._leadership.why_not,
+            control_up=self._mesh.control_up,
+            warm=self.loop.warm,
+            blind=tuple(sorted(self.loop.blind)),
+            reporters=self._observer.reporters(),
+            anomalies=len(self.loop.anomalies),
+            open_incidents=sum(incident.is_open for incident in self.loop.incidents),
+            playbooks=tuple(p.name for p in self._planner.playbooks),
+            audit_broken=self.loop.treatment.audit_broken,
+        )
+
+    def ready(self) -> str:
+        """Return why the agent is not ready yet ("" when it is)."""
+        if not self._mesh.known:
+            return "no topology from the control plane yet"
+        if not self._settings.observe_only and self._leadership.token is None:
+            return f"the fence is not held: {self._leadership.why_not}"
+        return ""
+
+    async def incidents(self, limit: int) -> tuple[Incident, ...]:
+        """Return incidents, newest first."""
+        living = {incident.id: incident for incident in self.loop.incidents}
+        kept = {incident.id: incident for incident in await self._store.latest(limit)}
+        return tuple(sorted((kept | living).values(), key=lambda i: -i.opened_at)[:limit])
+
+    async def incident(self, name: str) -> Incident | None:
+        """Return one incident by its id or an unambiguous beginning of it."""
+        exact = self.loop.incident(name) or await self._store.get(name)
+        if exact is not None:
+            return exact
+        found = [incident for incident in await self.incidents(1000) if incident.id.startswith(name)]
+        if len(found) > 1:
+            raise InvalidInput(f"{name} begins {len(found)} incidents", hint="give more of the id")
+        return found[0] if found else None
+
+    async def events(self, since: int, wait_s: float) -> tuple[Event, ...]:
+        """Return timeline lines after `since`, waiting up to `wait_s` for the first."""
+        return await self._timeline.wait(since, wait_s) if wait_s else self._timeline.since(since)
+
+    def signals(self, window_s: float) -> object:
+        """Return the golden signals."""
+        return self._observer.signals(time.time(), window_s)
+
+    async def audit(self, limit: int) -> list[Any]:
+        """Return the last audit records, newest last."""
+        try:
+            return list(await asyncio.to_thread(read, self._audit.path, limit))
+        except NotFound:
+            return []
+
+    def playbooks(self) -> list[dict[str, Any]]:
+        """Return the playbooks in use."""
+        return [{"name": p.name, **p.model_dump(mode="json", by_alias=True)} for p in self._planner.playbooks]
+
+
+def _version() -> str:
+    try:
+        return version("fibrin")
+    except PackageNotFoundError:
+        return "unknown"
