@@ -277,6 +277,13 @@ class ControlPlane:
             adjustments=tuple(f"{o.id} is held back: {held_back[o.id]}" for o in own if o.id in held_back),
         )
 
+    def count(self) -> None:
+        """Write the gauges that tell what there is; done when somebody reads them."""
+        self.declared.count()
+        self.overlays.count()
+        self.registry.count()
+        metrics.SERVICES.set(len({*self.declared.policies, *self.registry.services}))
+
     # The loop
 
     def _restore(self, contents: Contents) -> None:
@@ -351,7 +358,6 @@ class ControlPlane:
         if self._stale_since:
             metrics.RECONCILE_SECONDS.observe(time.perf_counter() - self._stale_since)
         metrics.ADJUSTMENTS.set(len(found.held_back))
-        self._count()
 
     async def _sweeping(self) -> None:
         while True:
@@ -378,9 +384,3 @@ class ControlPlane:
         pushed = self._pushed
         found = topology_of(pushed.effective.policies, pushed.instances, self._edges)
         self.topology.set(TopologyView(found, pushed.generation))
-
-    def _count(self) -> None:
-        self.declared.count()
-        self.overlays.count()
-        self.registry.count()
-        metrics.SERVICES.set(len({*self.declared.policies, *self.registry.services}))

@@ -61,12 +61,13 @@ def effective(
         instances: all registered instances.
         floor: share (0–1) of a service's healthy instances that ejections must leave.
     """
-    members: dict[str, list[Instance]] = {}
-    for instance in sorted(instances, key=lambda i: i.id):
-        members.setdefault(instance.service, []).append(instance)
     by_service: dict[str, list[Overlay]] = {}
     for overlay in in_force(tuple(overlays)):
         by_service.setdefault(target(overlay.change), []).append(overlay)
+    members: dict[str, list[Instance]] = {}
+    for instance in instances if by_service else ():
+        if instance.service in by_service:
+            members.setdefault(instance.service, []).append(instance)
     policies: dict[str, ServicePolicy] = {}
     held_back: dict[str, str] = {}
     for service in sorted({*declared, *by_service}):

@@ -46,6 +46,7 @@ class Registry:
         self._changes = changes
         self._settings = settings
         self._records: dict[str, _Record] = {}
+        self._instances: tuple[Instance, ...] | None = None  # what `instances` returns, None when it has changed
         self._versions: set[tuple[str, str]] = set()
         self._lost_at: dict[str, float] = {}
         self._last_sweep = clock.monotonic()
@@ -54,7 +55,9 @@ class Registry:
     @property
     def instances(self) -> tuple[Instance, ...]:
         """All instances, by id."""
-        return tuple(self._records[name].instance for name in sorted(self._records))
+        if self._instances is None:
+            self._instances = tuple(self._records[name].instance for name in sorted(self._records))
+        return self._instances
 
     @property
     def services(self) -> frozenset[str]:
@@ -88,6 +91,7 @@ class Registry:
             service, _, version = key.partition("/")
             self._versions.add((service, version))
         self._last_sweep = self._clock.monotonic()
+        self._instances = None
 
     def register(self, instance: Instance) -> tuple[Write, ...]:
         """Take in an instance, or what has changed of it.
@@ -104,6 +108,7 @@ class Registry:
         registered_at = before.registered_at if before else self._clock.wall()
         record = _Record(new, registered_at, now, greeted=before is not None)
         self._records[instance.id] = record
+        self._instances = None
         self._lost_at.pop(instance.id, None)
         writes: list[Write] = [self._put(record)]
         subject, service, version = f"Instance/{new.id}", new.service, new.version
@@ -138,6 +143,7 @@ class Registry:
         if not record.greeted and healthy:  # its arrival was told already
             record.greeted = True
             record.instance = replace(record.instance, health=health)
+            self._instances = None
             return record.instance, (self._put(record),)
         writes = self._become(record, health, detail)
         return record.instance, writes
@@ -160,6 +166,7 @@ class Registry:
         """
         gone = self._find(name).instance
         del self._records[name]
+        self._instances = None
         self._lost_at.pop(name, None)
         message = f"{name} left {gone.service} {gone.version}: {reason}"
         told = self._changes.add(
@@ -230,6 +237,7 @@ class Registry:
         if before is health:
             return ()
         record.instance = replace(record.instance, health=health)
+        self._instances = None
         if health is not Health.LOST:
             self._lost_at.pop(record.instance.id, None)
         return (self._put(record), *self._told(record.instance, before, why))

@@ -12,30 +12,31 @@ def topology_of(
     policies: Mapping[str, ServicePolicy], instances: tuple[Instance, ...], edges: Iterable[Edge]
 ) -> Topology:
     """Return the topology with the shares that hold after overlays."""
-    services = sorted({instance.service for instance in instances})
+    members: dict[str, list[Instance]] = {}
+    for instance in instances:
+        members.setdefault(instance.service, []).append(instance)
     return Topology(
         instances=instances,
         edges=frozenset(edges),
-        weights={name: _shares(policies.get(name), instances, name) for name in services},
+        weights={name: _shares(policies.get(name), members[name]) for name in sorted(members)},
         fallbacks=frozenset(name for name, policy in policies.items() if policy.fallback is not None),
     )
 
 
 def alike(before: tuple[Instance, ...], after: tuple[Instance, ...]) -> bool:
     """Return whether two lists of instances are equal, labels included (which `==` leaves out)."""
-    return before == after and all(a.labels == b.labels for a, b in zip(before, after, strict=True))
+    return before == after and all(a is b or a.labels == b.labels for a, b in zip(before, after, strict=True))
 
 
-def _shares(policy: ServicePolicy | None, instances: tuple[Instance, ...], service: str) -> dict[str, float]:
+def _shares(policy: ServicePolicy | None, members: list[Instance]) -> dict[str, float]:
     """Return the share of each version in the service's last (most general) route, 0–1."""
     weights: Mapping[str, float] = policy.routes[-1].weights if policy and policy.routes else {}
+    versions = {instance.version for instance in members}
     if not weights:
-        serving: dict[str, float] = {}
-        for instance in instances:
-            if instance.service == service:
-                able = instance.health is Health.HEALTHY and not (policy and instance.id in policy.ejected)
-                serving[instance.version] = serving.get(instance.version, 0.0) + able
+        serving = dict.fromkeys(versions, 0.0)
+        for instance in members:
+            if instance.health is Health.HEALTHY and not (policy and instance.id in policy.ejected):
+                serving[instance.version] += 1.0
         weights = serving
-    versions = {i.version for i in instances if i.service == service} | set(weights)
     total = sum(weights.values())
-    return {name: weights.get(name, 0) / total if total else 0.0 for name in sorted(versions)}
+    return {name: weights.get(name, 0) / total if total else 0.0 for name in sorted(versions | set(weights))}

@@ -26,8 +26,9 @@ async def readyz(call: Call[Any]) -> web.StreamResponse:
 
 
 @endpoint("GET", "/metrics", "Prometheus metrics.")
-async def metrics(_: Call[Any]) -> web.StreamResponse:
+async def metrics(call: Call[Any]) -> web.StreamResponse:
     """Give the metrics."""
+    call.plane.count()
     return web.Response(body=generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
 
 
