@@ -101,7 +101,7 @@ async def load(place: tuple[str, int], request: bytes, *, rate: float, seconds: 
             sent += 1
         await asyncio.sleep(0.001)
     deadline = time.perf_counter() + 2
-    while len(free) < connections and time.perf_counter() < deadline:
+    while len(free) < connections and time.perf_counter() < deadline:  # noqa: ASYNC110 - answers come to protocols
         await asyncio.sleep(0.005)
     for transport in opened:
         transport.close()
