@@ -30,7 +30,7 @@ from models.errors import InvalidInput
 from models.incident import Anomaly, Signal
 from models.signals import BUCKETS, Outcomes, Saturation, Series, Side
 
-LEARN_EVERY_S: Final = 5.0
+LEARN_EVERY_S: Final = 2.5
 KNOWN_REQUESTS: Final = 20.0
 """Requests behind a baseline before it is shown to anyone."""
 
@@ -170,6 +170,7 @@ class DetectorBank:
             "free": self._free,
             "callees": self._callees,
             "alarms": [[row, str(signal), at] for (row, signal), at in sorted(self._alarm_at.items())],
+            "priors": [self._errors.prior_requests, self._errors.prior_dispersion, self._latency.common_s],
             "learnt_at": self._learnt_at,
             "now": self._now,
             "saturation": {name: asdict(state) for name, state in sorted(self._saturation.instances.items())},
@@ -209,6 +210,7 @@ class DetectorBank:
         self._free = [int(row) for row in head["free"]]
         self._callees = {str(name): int(number) for name, number in head["callees"].items()}
         self._alarm_at = {(int(row), Signal(signal)): float(at) for row, signal, at in head["alarms"]}
+        self._errors.prior_requests, self._errors.prior_dispersion, self._latency.common_s = map(float, head["priors"])
         self._learnt_at, self._now = head["learnt_at"], float(head["now"])
         self._saturation.instances = {name: Fullness(**state) for name, state in head["saturation"].items()}
 

@@ -13,8 +13,8 @@ Guards, each of which can only lower the evidence and so keeps the guarantee:
 * no single tick gives more than `TICK_SHARE` of the threshold, so one burst cannot alarm alone;
 * fewer than `MIN_ERRORS` errors or `MIN_TICKS` ticks with errors never alarm: 1 error in 2 requests is not "50 % errors".
 
-Assumptions: errors are exchangeable across ticks under the null; a series is normally good (prior mean 0.02 %, worth
-500 requests), which what is seen overrides. Learning lags by 5–10 s and stops while the series is suspicious.
+Assumptions: errors are exchangeable across ticks under the null. What is normal for a series not seen much is what is
+normal in the mesh (empirical Bayes: a Beta prior with the pooled mean, worth at most 1000 requests; wide at first). Learning lags by 2.5–5 s and stops while the series is suspicious.
 """
 
 from __future__ import annotations
@@ -31,8 +31,13 @@ from models.detect.finding import HOLD_S, MAX_NATS, QUIET_NATS, QUIET_S, SILENT_
 FAULTS: Final[FloatArray] = np.asarray([0.01, 0.03, 0.08, 0.2, 0.5, 0.97])
 """Shares `q` of good requests that a fault spoils, one CUSUM each."""
 
-PRIOR_ERRORS: Final = 0.1
-PRIOR_REQUESTS: Final = 500.0
+PRIOR_ERRORS: Final = 0.5
+PRIOR_REQUESTS: Final = 50.0
+"""What a series is taken for in a mesh that nobody has seen yet: 1 % errors, give or take a lot."""
+
+PRIOR_MOST: Final = 1000.0
+"""Requests that the experience of the whole mesh counts at most for one series."""
+
 FLOOR: Final = 1e-4
 """`p0` is never believed below this: one failure in ten thousand requests is nobody's incident."""
 
@@ -43,6 +48,9 @@ MIN_ERRORS: Final = 3.0
 MIN_TICKS: Final = 2.0
 ARMED_REQUESTS: Final = 20.0
 MAX_DISPERSION: Final = 20.0
+PRIOR_CLUSTERS: Final = 4.0
+"""Errors that the mesh's pooled dispersion counts for in one series."""
+
 RECENT_KEEP: Final = 0.9
 """Weight that the recent ratio keeps per tick with data: about the last 2 s."""
 
@@ -98,6 +106,8 @@ class ErrorDetector:
     def __init__(self, tick_s: float) -> None:
         self.table = empty_table()
         self._tick_s = tick_s
+        self.prior_requests = PRIOR_REQUESTS
+        self.prior_dispersion = 1.0
 
     def open(self, rows: IntArray) -> None:
         """Prepare new rows (capacity must exist)."""
@@ -154,6 +164,10 @@ class ErrorDetector:
             ripe[free] = fresh[free]
             fresh[free] = 0
         t.wealth[free[t.held_s[free] >= HOLD_S]] = 0
+        pooled = (t.errors[rows].sum() + PRIOR_ERRORS) / (t.requests[rows].sum() + PRIOR_REQUESTS)
+        self.prior_requests = float(np.clip(PRIOR_ERRORS / pooled, PRIOR_REQUESTS, PRIOR_MOST))
+        clusters = np.maximum(t.pairs[rows], 0).sum() / (t.errors[rows].sum() + PRIOR_CLUSTERS)
+        self.prior_dispersion = float(np.clip(1 + clusters, 1, MAX_DISPERSION))
         self._believe(rows)
         self._silence(at, rows)
 
@@ -176,11 +190,12 @@ class ErrorDetector:
     def _believe(self, rows: IntArray) -> None:
         t = self.table
         a = PRIOR_ERRORS + np.maximum(t.errors[rows], 0)
-        b = PRIOR_REQUESTS + np.maximum(t.requests[rows] - t.errors[rows], 0)
+        b = self.prior_requests + np.maximum(t.requests[rows] - t.errors[rows], 0)
         t.ratio[rows] = a / (a + b)
         t.bound[rows] = np.clip(special.betaincinv(a, b, CREDIBLE), FLOOR, 0.98)
-        pairs = np.maximum(t.pairs[rows], 0)
-        t.dispersion[rows] = np.clip(1 + pairs / (np.maximum(t.errors[rows], 0) + 2.0), 1, MAX_DISPERSION)
+        pairs = np.maximum(t.pairs[rows], 0) + PRIOR_CLUSTERS * (self.prior_dispersion - 1)
+        clusters = pairs / (np.maximum(t.errors[rows], 0) + PRIOR_CLUSTERS)
+        t.dispersion[rows] = np.clip(1 + clusters, 1, MAX_DISPERSION)
 
     def _collect(self, at: float, rows: IntArray, requests: FloatArray, errors: FloatArray) -> None:
         t = self.table

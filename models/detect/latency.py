@@ -10,14 +10,15 @@ Their logarithms are CUSUMmed and mixed as in `models.detect.errors`.
 Guards, each of which can only lower the evidence:
 
 * common mode: a stalled machine slows everything at once. What a typical *other* service shows in the same tick is
-  not news about this one: the median over services of the mean evidence per request is subtracted when positive;
+  not news about this one: when the median service shows evidence, the largest mean evidence of any service
+  per request is subtracted, for at most `COMMON_S` on end (what lasts longer is real, whatever it is);
 * requests of one tick share queues and garbage collections: their correlation is learnt (Pearson, on the probability
   integral transform) and the evidence divided by the variance inflation it means;
 * no single tick gives more than `TICK_SHARE` of the threshold: at least three slow ticks;
 * practical significance: p50 or p90 since the onset is at least `SLOWER` × and `SLOWER_S` above the baseline's.
 
 Assumptions: a fixed grid (`models.signals`); drift slower than about 20 % in 10 s is learnt, not alarmed. Learning lags
-by 5–10 s and stops while the series is suspicious.
+by 2.5–5 s and stops while the series is suspicious.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ SLOWER_S: Final = 0.005
 HALF_LIFE_S: Final = 600.0
 ARMED_REQUESTS: Final = 30.0
 MIN_SERVICES: Final = 5
+COMMON_S: Final = 3.0
 MAX_DISPERSION: Final = 8.0
 DISPERSION_PRIOR: Final = 4.0
 RECENT_KEEP: Final = 0.9
@@ -150,6 +152,7 @@ class LatencyDetector:
     def __init__(self, tick_s: float) -> None:
         self.table = empty_table()
         self._tick_s = tick_s
+        self.common_s = 0.0  # seconds on end in which most services were slow
 
     def update(self, at: float, rows: IntArray, counts: FloatArray, services: IntArray, threshold: float) -> IntArray:
         """Take one tick of distinct `rows` with at least one request each; return the rows that alarm in this tick.
@@ -163,8 +166,10 @@ class LatencyDetector:
         requests = counts.sum(axis=1)
         gain = np.einsum("rb,rkb->rk", counts, t.bets[rows])
         behind: FloatArray = t.counts[rows].sum(axis=1)
-        known = np.flatnonzero(behind)
-        gain -= requests[:, None] * common_mode(gain, requests, services, known)
+        common = common_mode(gain, requests, services, np.flatnonzero(behind))
+        self.common_s = self.common_s + self._tick_s if common.any() else 0.0
+        if self.common_s <= COMMON_S:
+            gain -= requests[:, None] * common
         gain = np.minimum(gain / t.dispersion[rows][:, None].clip(min=1), TICK_SHARE * threshold)
         before = t.wealth[rows]
         restart = before <= 0
@@ -277,9 +282,10 @@ class LatencyDetector:
 
 
 def common_mode(gain: FloatArray, requests: FloatArray, services: IntArray, known: IntArray) -> FloatArray:
-    """Return what every service shows: per slowdown, the median over services of mean evidence per request, at least 0.
+    """Return the evidence per request, per slowdown, that is no news because most services show some.
 
-    Zero when fewer than `MIN_SERVICES` services with a baseline (rows `known`) answered in this tick: then nobody can tell.
+    Zero unless the median service has positive evidence; then the largest over services. Also zero when fewer
+    than `MIN_SERVICES` services with a baseline (rows `known`) answered in this tick: then nobody can tell.
     """
     names, index = np.unique(services[known], return_inverse=True)
     if len(names) < MIN_SERVICES:
@@ -288,5 +294,6 @@ def common_mode(gain: FloatArray, requests: FloatArray, services: IntArray, know
     counts = np.zeros(len(names))
     np.add.at(sums, index, gain[known])
     np.add.at(counts, index, requests[known])
-    middle: FloatArray = np.maximum(0, np.median(sums / counts[:, None], axis=0))
-    return middle
+    each = sums / counts[:, None]
+    common: FloatArray = np.where(np.median(each, axis=0) > 0, each.max(axis=0), 0.0)
+    return common

@@ -16,6 +16,9 @@ PRIORS: Final = {CauseKind.SERVICE: 0.25, CauseKind.VERSION: 0.3, CauseKind.ZONE
 LONE_VERSION_BONUS: Final = 1.5
 """A version of one instance beside a healthy other version: it is the version, not the machine, in nats."""
 
+LONE_ZONE_MALUS: Final = 2.5
+"""A zone in which one instance of the service stands: it is the machine, not the zone, in nats."""
+
 CHANGE_BONUS: Final = 3.0
 CHANGE_FADES_S: Final = 60.0
 CHANGE_WINDOW_S: Final = 300.0
@@ -58,7 +61,8 @@ def parts(
     if len(zones) > 1:
         for zone in sorted({m.zone for m in hosts if m.zone}):
             inside = [m for m in hosts if m.zone == zone]
-            found += [_part(CauseKind.ZONE, zone, members, inside, rivals=len(zones))]
+            lone = LONE_ZONE_MALUS if len(inside) == 1 else 0.0
+            found += [_part(CauseKind.ZONE, zone, members, inside, rivals=len(zones), bonus=-lone)]
     if len(names) > 1:
         for host in sorted(hosts, key=lambda m: m.instance):
             about = tuple(c for c in near if c.subject.endswith(host.instance) and c.kind is ChangeKind.HEALTH)

@@ -41,18 +41,27 @@ WAITING: Final = 0.5
 LEAST: Final = 1e-3
 MOST: Final = 12
 CALLER_BONUS: Final = 1.0
+CALLER_PRIOR: Final = 0.1
+CALLER_MOST: Final = 0.75
 
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A service that is worse than its baseline: evidence in nats that it is bad, and bad by itself."""
+    """A service that is worse than its baseline: evidence in nats that it is bad, and bad by itself.
+
+    `parts` are the hypotheses about which of its parts is bad, `passed` the share of its requests that its callees'
+    trouble accounts for. `blamed_on` is the caller that may be the only one to meet failures ("": nobody), with
+    probability `blame` given that the fault is not a callee's of this service.
+    """
 
     sight: Sight
     signal: Signal
+    parts: tuple[Part, ...]
     worse: float
     itself: float
     passed: float
-    blamed_on: str = ""  # the caller, when only its requests fail
+    blamed_on: str
+    blame: float
 
 
 def localise(evidence: Evidence) -> tuple[Cause, ...]:
@@ -64,7 +73,7 @@ def localise(evidence: Evidence) -> tuple[Cause, ...]:
     for signal in signals:
         seen = slow if signal is Signal.LATENCY else sights(evidence, signal)
         everything[signal] = seen
-        suspects += _suspects(seen, slow, signal)
+        suspects += _suspects(evidence, seen, slow, signal)
     if not suspects:
         return _fallback(evidence)
     causes: list[Cause] = []
@@ -75,21 +84,25 @@ def localise(evidence: Evidence) -> tuple[Cause, ...]:
     return _with_global(evidence, suspects, everything, merged)[:MOST]
 
 
-def _suspects(seen: dict[str, Sight], slow: dict[str, Sight], signal: Signal) -> list[Suspect]:
+def _suspects(evidence: Evidence, seen: dict[str, Sight], slow: dict[str, Sight], signal: Signal) -> list[Suspect]:
     suspects = []
     for name, sight in seen.items():
         views = [v for v in (sight.attempts, sight.served, sight.clients) if v.total]
         own = max(views, key=lambda v: v.excess / max(1.0, v.total), default=Tally())
-        if own.excess <= 0 or not own.total:
+        if own.excess <= 0:
             continue
         scale = shrink(own.total)
-        worse = faulty([own], scale) - healthy([own], scale)
+        whole = healthy([own], scale)
+        found = parts(sight, signal, evidence.topology, evidence.changes, evidence.onset)
+        members = [m.counts for m in sight.members.values()]
+        split = float(special.logsumexp([p.nats for p in found]))
+        split -= healthy(members, shrink(sum(m.total for m in members))) if members else whole
+        worse = max(split, faulty([own], scale) - whole)
         if worse < SIGNIFICANT:
             continue
         passed = _passed(sight, own, signal, slow.get(name))
-        itself = faulty([own], scale) - explained(own, passed, scale)
-        blamed = _one_caller(sight)
-        suspects.append(Suspect(sight, signal, worse, itself, passed, blamed))
+        itself = worse - (explained(own, passed, scale) - whole)
+        suspects.append(Suspect(sight, signal, found, worse, itself, passed, *_one_caller(sight, found)))
     return suspects
 
 
@@ -116,22 +129,27 @@ def _waited(sight: Sight, own: Tally, total: float) -> float:
     return min(1.0, 1.5 * sum(t.excess for t in delayed) / total) * accounted
 
 
-def _one_caller(sight: Sight) -> str:
-    """Return the caller that alone meets failures while others with enough traffic do not ("" when there is none)."""
+def _one_caller(sight: Sight, found: tuple[Part, ...]) -> tuple[str, float]:
+    """Return the caller that alone meets failures while others do not, and the probability of that ("" and 0: none).
+
+    Compared with every hypothesis about parts of the callee, which may explain the same counts. At most `CALLER_MOST`:
+    a fault of the callee that only one caller's kind of request meets looks the same.
+    """
     views = {c: t for c, t in (sight.attempts_by_caller or sight.by_caller).items() if c and t.total}
     if len(views) < 2:  # noqa: PLR2004
-        return ""
+        return "", 0.0
     scale = shrink(sum(t.total for t in views.values()))
-    everyone = faulty(list(views.values()), scale)
-    best, name = everyone, ""
+    nats = {}
     for caller, counts in views.items():
-        others = [t for c, t in views.items() if c != caller]
-        if sum(t.total for t in others) < 10:  # noqa: PLR2004 # too few to tell
-            continue
-        alone = faulty([counts], scale) + healthy(others, scale) - math.log(len(views))
-        if alone > best + CERTAIN / 2 and counts.excess > 0:
-            best, name = alone, caller
-    return name
+        if counts.excess > 0:
+            others = [t for c, t in views.items() if c != caller]
+            nats[caller] = faulty([counts], scale) + healthy(others, scale) + math.log(CALLER_PRIOR / len(views))
+    if not nats:
+        return "", 0.0
+    callers = list(nats)
+    shares = special.softmax(np.asarray([nats[c] for c in callers] + [p.nats for p in found]))[: len(callers)]
+    best = int(np.argmax(shares))
+    return callers[best], CALLER_MOST * float(shares[best])
 
 
 def _posterior(suspects: list[Suspect]) -> FloatArray:
@@ -145,14 +163,13 @@ def _posterior(suspects: list[Suspect]) -> FloatArray:
 
 def _causes(evidence: Evidence, suspect: Suspect, weight: float, seen: dict[str, Sight]) -> list[Cause]:
     sight = suspect.sight
-    found = parts(sight, suspect.signal, evidence.topology, evidence.changes, evidence.onset)
-    shares = special.softmax(np.asarray([p.nats for p in found]))
+    shares = special.softmax(np.asarray([p.nats for p in suspect.parts]))
     edge = _worst_edge(sight)
     causes = []
-    if suspect.blamed_on:
-        causes.append(_caller_cause(evidence, suspect, weight * 0.75))
-        weight *= 0.25
-    for part, share in zip(found, shares.tolist(), strict=True):
+    if suspect.blamed_on and weight * suspect.blame >= LEAST:
+        causes.append(_caller_cause(evidence, suspect, weight * suspect.blame))
+        weight *= 1 - suspect.blame
+    for part, share in zip(suspect.parts, shares.tolist(), strict=True):
         probability = weight * share
         if probability < LEAST:
             continue
@@ -253,7 +270,7 @@ def _with_global(
 ) -> tuple[Cause, ...]:
     """Put `global` first when nearly every service is bad by itself at once: no single service explains that."""
     for signal, seen in everything.items():
-        alone = [s for s in suspects if s.signal is signal and s.itself > SIGNIFICANT and not s.blamed_on]
+        alone = [s for s in suspects if s.signal is signal and s.itself > SIGNIFICANT and s.blame < 0.5]  # noqa: PLR2004
         if len(seen) < GLOBAL_SERVICES or len(alone) < GLOBAL_SHARE * len(seen):
             continue
         share = len(alone) / len(seen)

@@ -158,7 +158,7 @@ def test_the_order_of_the_evidence_does_not_matter(well: Well) -> None:
     evidence = play(well, Fault(lambda i: i.id == "cart-v1-1", errors=0.6), 3).evidence
     turned = Evidence(
         evidence.anomalies[::-1],
-        dict(reversed(evidence.since_onset.items())),
+        dict(reversed(list(evidence.since_onset.items()))),
         evidence.baselines,
         evidence.topology,
         evidence.changes,
