@@ -256,7 +256,7 @@ class HealingLoop:
             track.unmuted = True
             self._forget_alarms(track)  # what is still wrong alarms again, on fresh evidence
         if not incident.held:
-            if not muted:
+            if not muted and now - track.closed_at() >= settings.mute_s:
                 del self._tracks[incident.id]
             return
         if why := self._caretaker.not_needed(incident, now):

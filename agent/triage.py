@@ -73,7 +73,7 @@ class Triage:
         self._name(self._unclaimed(anomalies, now), now)
 
     def absorbs(self, track: Track, now: float) -> bool:
-        """Tell whether anomalies that this incident's cause explains belong to it, without thinking again."""
+        """Tell whether symptoms of this incident belong to it without thinking again."""
         incident, settings = track.incident, self._settings
         if _thinks(track):
             return False
@@ -81,17 +81,27 @@ class Triage:
             return True
         if incident.stage is Stage.ESCALATED:  # a person knows: silent until it has gone away for good
             return now - max(track.live_at, track.closed_at()) < max(settings.mute_s, settings.gone_s)
-        return now - track.closed_at() < settings.mute_s
+        acted = any(step.acted_at for step in incident.steps)
+        return acted and now - track.closed_at() < settings.mute_s
+
+    def _owns(self, track: Track, anomaly: Anomaly) -> bool:
+        """Tell whether a committed incident explains an anomaly."""
+        incident, topology = track.incident, self._mesh.topology
+        if any((a.series, a.signal) == (anomaly.series, anomaly.signal) for a in incident.anomalies):
+            return True
+        if incident.cause is None:
+            return False
+        if incident.stage is Stage.ESCALATED:  # nobody cures it: what looks different may be another fault
+            return anomaly.signal is incident.cause.signal and explains(incident.cause, anomaly, topology)
+        strict = incident.is_open and incident.stage not in MOVING
+        return explains(incident.cause, anomaly, topology, strict=strict)
 
     def _unclaimed(self, anomalies: tuple[Anomaly, ...], now: float) -> list[Anomaly]:
-        topology = self._mesh.topology
         claimed: set[tuple[Series, Signal]] = set()
         for track in self._tracks.values():
-            cause = track.incident.cause
-            if cause is None or not self.absorbs(track, now):
+            if not self.absorbs(track, now):
                 continue
-            strict = track.incident.is_open and track.incident.stage not in MOVING
-            mine = [a for a in anomalies if explains(cause, a, topology, strict=strict)]
+            mine = [a for a in anomalies if self._owns(track, a)]
             if mine:
                 track.live_at, track.awake = now, True
                 track.incident = _joined(track.incident, mine)
@@ -105,12 +115,13 @@ class Triage:
             for track in thinking:
                 track.live_at = now if track.awake else track.live_at
             return
+        named: dict[tuple[str, str, str], Track] = {}
         for _ in range(MAX_CAUSES_PER_TICK):
             if not pool:
                 break
             causes = self._causes(tuple(pool), now)
             best = causes[0] if causes else None
-            if best is not None and (twin := self._twin(best, now)) is not None:
+            if best is not None and (twin := named.get(_key(best)) or self._twin(best, now)) is not None:
                 rest = self._join(twin, best, pool, now)
                 if len(rest) == len(pool):
                     break
@@ -124,6 +135,7 @@ class Triage:
                 track.incident = _joined(track.incident, pool)
                 self._undecided(track, causes, now)
                 break
+            named[_key(best)] = track
             pool = self._correlate(track, causes, best, pool, now)
         for track in thinking:
             self._forgotten(track, now)

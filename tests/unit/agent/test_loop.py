@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from agent.actuators.base import Order, Propagation
 from models.errors import Conflict, Refused, Unavailable
-from models.incident import Stage
+from models.incident import Cause, CauseKind, Signal, Stage
 from models.overlay import EjectInstance, Overlay, Owner, ShiftTraffic
 from models.signals import Series, Side
 from playbooks.schema import Mode
 
-from .conftest import World, anomaly, bad_version, dead_dependency, outcomes, slow_instance
+from .conftest import World, anomaly, bad_version, client, dead_dependency, outcomes, slow_instance
 
 CURE = ["detected", "correlated", "planned", "acting", "verifying", "resolved"]
 
@@ -118,6 +120,50 @@ async def test_an_escalated_incident_stays_one_while_it_lasts(world: World) -> N
     fault.over = True
     await world.step(10.0)
     assert len(world.loop.incidents) == 0
+
+
+async def test_a_fault_at_a_place_a_person_was_called_for_is_still_healed(world: World) -> None:
+    """An escalated slowness of a service does not hide a canary of it that fails."""
+    await world.begin()
+    await world.step(1.0)
+    slow = replace(bad_version(world), cured_by=frozenset(), latency_s=0.2, error_ratio=0.0)
+    slow.cause = Cause(CauseKind.SERVICE, "catalog", "", Signal.LATENCY, 0.9)
+    slow.anomalies = (anomaly(client("front", "catalog"), 0.2, world.clock.now, Signal.LATENCY),)
+    world.planner.steps["catalog"] = ()
+    world.break_(slow)
+    await world.step(7.0)
+    assert world.stage == "escalated"
+    world.break_(bad_version(world))
+    await world.step(4.0)
+    assert sorted(str(i.stage) for i in world.loop.incidents) == ["escalated", "resolved"]
+
+
+async def test_one_cause_named_twice_in_a_tick_is_one_incident(world: World) -> None:
+    """What a cause does not explain, but is named for again, joins it."""
+    await world.begin()
+    await world.step(1.0)
+    fault = bad_version(world, probability=0.5)
+    world.planner.steps["catalog"] = ()
+    fault.anomalies += (anomaly(client("front", "cart"), 0.2, world.clock.now),)
+    world.break_(fault)
+    await world.step(3.0)
+    assert len(world.loop.incidents) == 1
+
+
+async def test_a_symptom_acted_upon_is_taken_back_when_its_cause_shows(world: World) -> None:
+    """Checkout was shifted; then payment, which it calls, turns out to be the fault."""
+    await world.begin()
+    await world.step(1.0)
+    wrong = slow_instance(world)
+    wrong.cured_by = frozenset({"open-breaker"})
+    world.break_(wrong)
+    await world.step(0.2)
+    assert world.stage == "verifying"
+    world.break_(dead_dependency(world))
+    await world.step(5.0)
+    stages = {i.cause.service: str(i.stage) for i in world.loop.incidents if i.cause}
+    assert stages["payment"] == "resolved"
+    assert [o.change.kind for o in await world.actuator.overlays()] == ["open-breaker"]
 
 
 async def test_late_telemetry_does_not_open_a_second_incident(world: World) -> None:
