@@ -33,20 +33,21 @@ FINGERPRINT_CHARS: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A root certificate; `key` is None for one that only has to be trusted."""
+    """A root certificate; `key` is None for one that only has to be trusted.
+
+    `fingerprint` are the first 16 hexadecimal digits of the certificate's SHA-256.
+    """
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey | None
+    pem: bytes
+    fingerprint: str
 
-    @property
-    def pem(self) -> bytes:
-        """The certificate as PEM."""
-        return self.certificate.public_bytes(serialization.Encoding.PEM)
-
-    @property
-    def fingerprint(self) -> str:
-        """The first 16 hexadecimal digits of the certificate's SHA-256."""
-        return self.certificate.fingerprint(hashes.SHA256()).hex()[:FINGERPRINT_CHARS]
+    @classmethod
+    def of(cls, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey | None) -> Self:
+        """Work out PEM and fingerprint once: they are asked for at every pass of every stream."""
+        digest = certificate.fingerprint(hashes.SHA256()).hex()[:FINGERPRINT_CHARS]
+        return cls(certificate, key, certificate.public_bytes(serialization.Encoding.PEM), digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +175,7 @@ class Authority:
         _write(self._directory / "old.pem", self._active.pem)
         for suffix in (".pem", ".key"):
             (self._directory / f"next{suffix}").replace(self._directory / f"root{suffix}")
-        self._active, self._next, self._old = self._next, None, Root(self._active.certificate, None)
+        self._active, self._next, self._old = self._next, None, Root.of(self._active.certificate, None)
 
     def retire(self) -> None:
         """Last step, once every sidecar has a leaf of the new root: trust the old one no more."""
@@ -224,7 +225,7 @@ def _make_root(now: float) -> Root:
         )
         .sign(key, hashes.SHA256())
     )
-    return Root(certificate, key)
+    return Root.of(certificate, key)
 
 
 def _moment(at: float) -> dt.datetime:
@@ -274,7 +275,7 @@ def _load(directory: Path, name: str, *, with_key: bool) -> Root:
     try:
         certificate = x509.load_pem_x509_certificate(pem.read_bytes())
         if not with_key:
-            return Root(certificate, None)
+            return Root.of(certificate, None)
         key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
     except ValueError as error:
         raise Broken(
@@ -287,4 +288,4 @@ def _load(directory: Path, name: str, *, with_key: bool) -> Root:
             f"{key_file} is not the P-256 key of {pem}",
             hint="restore the pair from a backup; removing both makes a new root that no running sidecar trusts",
         )
-    return Root(certificate, key)
+    return Root.of(certificate, key)

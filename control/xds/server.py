@@ -243,8 +243,9 @@ class AdsServer:
 
     def progressed(self, stream: Stream) -> None:
         """Note that a stream may have reached what somebody waits for."""
+        reached = stream.acked_generation if self._waiters else 0
         for waiter in tuple(self._waiters):
-            if stream in waiter.remaining and stream.acked_generation >= waiter.generation:
+            if reached >= waiter.generation and stream in waiter.remaining:
                 waiter.remaining.discard(stream)
                 self._settle(waiter)
 

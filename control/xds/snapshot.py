@@ -7,7 +7,7 @@ the same for all sidecars is built once per world.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -61,6 +61,7 @@ class Compiler:
     _world: World | None = None
     _shared: Shared | None = None
     _services: dict[str, tuple[ServicePolicy, tuple[Instance, ...], ServiceResources]] = field(default_factory=dict)
+    _hosts: tuple[tuple[str, tuple[str, ...]], ...] = ()
     _scopes: dict[tuple[str, str], Resource] = field(default_factory=dict)
     _nodes: dict[Node, tuple[frozenset[str], Mapping[str, Layer]]] = field(default_factory=dict)
 
@@ -84,7 +85,7 @@ class Compiler:
         if self._shared is not None and self._world is world:
             return self._shared
         members: dict[str, list[Instance]] = {}
-        for instance in sorted(world.instances):
+        for instance in sorted(world.instances, key=lambda i: i.id):
             members.setdefault(instance.service, []).append(instance)
         names = sorted({*world.policies, *members})
         fresh: dict[str, dict[str, Resource]] = {kind: {} for kind in SHARED_TYPES}
@@ -104,8 +105,8 @@ class Compiler:
                 fresh[kind].update(layer)
             for caller, table in known[2].for_caller.items():
                 callers.setdefault(caller, {})[name] = table
-        fresh[SRDS] = self._scope_layer(policies)
         before = self._shared
+        fresh[SRDS] = self._scope_layer(policies)
         layers = {kind: _same(before.layers[kind] if before else None, fresh[kind]) for kind in SHARED_TYPES}
         for_caller = {c: _same(before.for_caller.get(c) if before else None, layer) for c, layer in callers.items()}
         self._services = remembered
@@ -113,7 +114,11 @@ class Compiler:
         self._shared = Shared(layers, frozenset(names), for_caller)
         return self._shared
 
-    def _scope_layer(self, policies: Iterable[ServicePolicy]) -> dict[str, Resource]:
+    def _scope_layer(self, policies: Sequence[ServicePolicy]) -> dict[str, Resource]:
+        hosts = tuple((policy.service, policy.hosts) for policy in policies)
+        if hosts == self._hosts:
+            return {host: made for (host, _), made in self._scopes.items()}
+        self._hosts = hosts
         wanted = scopes(policies)
         self._scopes = {
             pair: self._scopes.get(pair) or resource(pair[0], scope(*pair)) for pair in sorted(wanted.items())

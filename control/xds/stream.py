@@ -219,13 +219,13 @@ class Stream:
     @property
     def acked_generation(self) -> int:
         """The newest generation of which everything was answered."""
-        oldest = min(
-            (sent.generation for s in self._types.values() for sent in s.outstanding.values()),
-            default=self.sent_generation + 1,
-        )
-        if any(s.singles for s in self._types.values()):
-            oldest = min(oldest, self.sent_generation)
-        return min(oldest - 1, self.sent_generation)
+        reached = self.sent_generation
+        for subscription in self._types.values():  # plain loops: asked for at every answer of every sidecar
+            for sent in subscription.outstanding.values():
+                reached = min(reached, sent.generation - 1)
+            if subscription.singles:
+                reached = min(reached, self.sent_generation - 1)
+        return reached
 
     @property
     def rejects(self) -> bool:
