@@ -1,0 +1,127 @@
+"""CPU seconds the agent spends per second and per thousand active time series."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import numpy as np
+
+from agent.telemetry.schema import DELTA, ExportRequest, KeyValue, Resource
+from models.signals import BOUNDS_US, BUCKETS, Side
+from models.telemetry import (
+    AUTHORIZATION_HEADER,
+    EXPORT_METHOD,
+    FLUSH_S,
+    LATENCY,
+    LATENCY_TAGS,
+    LIVE,
+    NODE_HEADER,
+    REQUESTS,
+    SERVICE_ATTRIBUTE,
+    STAT_PREFIX,
+    TAGS,
+    UPTIME,
+    VERSION_ATTRIBUTE,
+    Tag,
+    route_name,
+)
+from simulations.bench.figures import Table
+from simulations.bench.rig import Rig, cpu_seconds
+
+_PER_REPORTER = 20  # series: ten callees, a counter and a histogram each
+_BOUNDS = np.asarray(BOUNDS_US, dtype="<f8").tobytes()
+
+
+async def measure(*, quick: bool) -> Table:
+    """Push reports of 0, 200 and 1000 series at the sidecars' pace into an agent that only watches."""
+    warm, seconds = (1.0, 1.0) if quick else (5.0, 10.0)
+    rows = []
+    for series in (0, 200, 1000):
+        async with Rig(0) as rig:
+            spent = await _spent(rig, series, warm, seconds)
+        per = f"{spent / series * 1000:.3f} s/s" if series else "–"
+        rows.append((str(series), str(series // _PER_REPORTER), f"{spent:.3f} s/s", per))
+    return Table(
+        "agent CPU",
+        ("active series", "reporters", "CPU", "per 1000 series"),
+        tuple(rows),
+        f"every series active in every report, a report each {FLUSH_S * 1e3:.0f} ms",
+    )
+
+
+async def _spent(rig: Rig, series: int, warm: float, seconds: float) -> float:
+    token = (rig.state / "proxy.token").read_text(encoding="utf-8").strip()
+    pid = rig.processes.pid("agent")
+    async with grpc.aio.insecure_channel(f"unix:{Path(rig.state)}/otlp.sock") as channel, asyncio.TaskGroup() as group:
+        pushers = [
+            group.create_task(_push(channel, token, k), name=f"reporter {k}") for k in range(series // _PER_REPORTER)
+        ]
+        await asyncio.sleep(warm)
+        began, before = time.monotonic(), cpu_seconds([pid])
+        await asyncio.sleep(seconds)
+        spent = (cpu_seconds([pid]) - before) / (time.monotonic() - began)
+        for pusher in pushers:
+            pusher.cancel()
+    return spent
+
+
+async def _push(channel: grpc.aio.Channel, token: str, k: int) -> None:
+    """Report as sidecar `k` until cancelled."""
+    send = channel.unary_unary(EXPORT_METHOD)
+    metadata = ((NODE_HEADER, f"caller{k}-1"), (AUTHORIZATION_HEADER, f"Bearer {token}"))
+    due = time.monotonic()
+    while True:
+        await send(export(k, time.time()), metadata=metadata)
+        due += FLUSH_S
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+
+def export(k: int, at: float) -> bytes:
+    """Return what sidecar `k` reports at Unix time `at`: `_PER_REPORTER` series, 20 requests each, and its heartbeat."""
+    resource = Resource()
+    for key, value in ((SERVICE_ATTRIBUTE, f"caller{k}"), (VERSION_ATTRIBUTE, "v1")):
+        resource.attributes.add(key=key).value.string_value = value
+    request = ExportRequest()
+    scope = request.resource_metrics.add(resource=resource.SerializeToString()).scope_metrics.add()
+    for name in (UPTIME, LIVE):
+        scope.metrics.add(name=name).gauge.data_points.add(as_int=7, time_unix_nano=round(at * 1e9))
+    counts = np.zeros(BUCKETS, dtype="<i8")
+    counts[BUCKETS // 3 : BUCKETS // 3 + 4] = 5
+    counter = scope.metrics.add(name=f"{STAT_PREFIX[Side.CLIENT]}.{REQUESTS}").sum
+    histogram = scope.metrics.add(name=f"{STAT_PREFIX[Side.CLIENT]}.{LATENCY}").histogram
+    counter.aggregation_temporality = histogram.aggregation_temporality = DELTA
+    for callee in range(_PER_REPORTER // 2):
+        tags = _tags(f"callee{callee}")
+        counter.data_points.add(as_int=20, attributes=_pairs(tags, TAGS[Side.CLIENT]))
+        histogram.data_points.add(
+            count=20,
+            bucket_counts=counts.tobytes(),
+            explicit_bounds=_BOUNDS,
+            attributes=_pairs(tags, LATENCY_TAGS[Side.CLIENT]),
+        )
+    payload: bytes = request.SerializeToString()
+    return payload
+
+
+def _tags(callee: str) -> dict[Tag, str]:
+    return {
+        Tag.CLUSTER: callee,
+        Tag.ROUTE: route_name(callee, "default"),
+        Tag.HOST: "127.9.9.9:15006",
+        Tag.CODE: "200",
+        Tag.FLAGS: "-",
+        Tag.GRPC: "",
+    }
+
+
+def _pairs(tags: dict[Tag, str], names: tuple[Tag, ...]) -> list[Any]:
+    pairs = []
+    for name in sorted(names):
+        pair = KeyValue(key=name.value)
+        pair.value.string_value = tags[name]
+        pairs.append(pair.SerializeToString())
+    return pairs
