@@ -74,8 +74,11 @@ for command in (*PROCESSES, *RESOURCES, *OVERLAY, *INCIDENTS, *AUDIT, *CHECK, *D
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; an interrupt ends with 130, as shells expect."""
     try:
-        cli(standalone_mode=True)
-    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit(cli.main(standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, asyncio.CancelledError, click.Abort):
         sys.exit(130)
