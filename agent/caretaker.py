@@ -119,7 +119,7 @@ class Caretaker:
                 self._yields[mine] = now + self._t.settings.yield_s
             self._start(track, self._treatment.observe(track, why))
         else:
-            self._start(track, self._treatment.let_go(track, why))
+            self._start(track, self._treatment.let_go(track, why.replace("the agent yields", "let go")))
 
 
 def _holds(incident: Incident) -> bool:
