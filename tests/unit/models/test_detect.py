@@ -1,0 +1,346 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.detect import DetectorBank, FalseAlarmBudget
+from models.detect.latency import MARGIN, bets, common_mode
+from models.errors import InvalidInput
+from models.incident import Anomaly, Signal
+from models.signals import BUCKETS, Outcomes, Saturation, Series, Side
+
+from .conftest import START, TICK_S, outcomes
+
+SERVICES = 8
+Tick = Callable[[np.random.Generator, int], dict[Series, Outcomes]]
+
+
+def attempt(service: str, instance: str = "", version: str = "v1") -> Series:
+    """Return the series of attempts from the gateway."""
+    return Series(Side.ATTEMPT, "gateway", service, version, instance or f"{service}-1", "gateway-1")
+
+
+WATCHED = Series(Side.ATTEMPT, "gateway", "catalog", "v2", "catalog-v2-1", "gateway-1")
+KEY = Series(Side.ATTEMPT, "", "catalog", "v2", "catalog-v2-1", "")
+
+
+def traffic(
+    rng: np.random.Generator, rps: float, *, errors: float = 0.0, slower: float = 1.0, others: int = 6
+) -> dict[Series, Outcomes]:
+    """One tick: the watched series at `rps` and `others` healthy services."""
+    tick = {WATCHED: outcomes(rng, int(rng.poisson(rps * TICK_S)), errors=errors, slower=slower)}
+    for k in range(others):
+        tick[attempt(f"s{k}")] = outcomes(rng, int(rng.poisson(3)), median_s=0.01)
+    return tick
+
+
+def learnt(rps: float, *, errors: float = 0.0, seconds: float = 40, seed: int = 5) -> bytes:
+    """Return the saved state of a bank that saw a quiet time."""
+    bank, rng = DetectorBank(), np.random.default_rng(seed)
+    for k in range(round(seconds / TICK_S)):
+        assert bank.update(START + TICK_S * (k + 1), traffic(rng, rps, errors=errors)) == ()
+    return bank.save()
+
+
+def delays(rps: float, *, before: float = 0.0, errors: float = 0.0, slower: float = 1.0, runs: int = 15) -> list[float]:
+    """Return sorted seconds from onset to the first alarm about the watched series, over seeded runs."""
+    state, found = learnt(rps, errors=before), []
+    for run in range(runs):
+        bank, rng = DetectorBank(), np.random.default_rng(100 + run)
+        bank.restore(state)
+        for k in range(100):
+            new = bank.update(START + 40 + TICK_S * (k + 1), traffic(rng, rps, errors=errors or before, slower=slower))
+            if any(a.series.callee == "catalog" for a in new):
+                found.append((k + 1) * TICK_S)
+                break
+        else:
+            found.append(math.inf)
+    return sorted(found)
+
+
+@pytest.mark.parametrize(
+    ("case", "median_s", "p95_s"),
+    [
+        ({"rps": 50, "before": 0.001, "errors": 0.2}, 0.8, 1.4),
+        ({"rps": 50, "errors": 0.2}, 0.8, 1.2),
+        ({"rps": 20, "errors": 1.0}, 0.4, 0.6),
+        ({"rps": 30, "slower": 10.0}, 0.6, 0.8),
+        ({"rps": 15, "slower": 10.0}, 0.8, 1.0),
+        ({"rps": 20, "slower": 2.0}, 4.6, 7.0),
+    ],
+    ids=["20% errors on 0.1%", "20% errors", "down", "10x at 30 rps", "10x at 15 rps", "2x at 20 rps"],
+)
+def test_a_fault_is_seen_in_time(case: dict[str, float], median_s: float, p95_s: float) -> None:
+    """Seconds from onset to alarm, median and 95th percentile of seeded runs."""
+    seen = delays(**case)  # type: ignore[arg-type] # keyword numbers
+    assert seen[len(seen) // 2] <= median_s + 1e-6
+    assert seen[int(0.95 * len(seen)) - 1] <= p95_s + 1e-6
+
+
+def _mesh(kind: str) -> Tick:
+    def tick(rng: np.random.Generator, k: int) -> dict[Series, Outcomes]:
+        found: dict[Series, Outcomes] = {}
+        stalled = kind == "stalls" and k % 37 in {0, 1}
+        added = float(rng.uniform(0.1, 0.3)) if stalled else 0.0
+        for s in range(SERVICES):
+            rps = {"low traffic": 0.2 + 0.25 * s, "load": 20 * (1.05 + math.sin(k / 80))}.get(kind, 5 + 4 * s)
+            usual = (0.0, 1e-4, 1e-3, 1e-2)[s % 4]
+            requests = int(rng.poisson(rps * TICK_S))
+            one = outcomes(rng, requests, errors=usual, median_s=0.002 * (s + 1), sigma=0.6, added_s=added)
+            if kind == "clusters":
+                burst = 1 + int(rng.poisson(2)) if rng.random() < usual * requests / 3 else 0
+                one.errors = min(requests, burst)
+            found[attempt(f"s{s}")] = one
+            found[Series(Side.SERVER, "gateway", f"s{s}", "v1", f"s{s}-1", f"s{s}-1")] = one
+        return found
+
+    return tick
+
+
+@pytest.mark.parametrize("kind", ["poisson", "low traffic", "load", "stalls", "clusters"])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_healthy_mesh_raises_no_alarm(kind: str, seed: int) -> None:
+    """Three quiet minutes of each kind of traffic, from cold start, without a single alarm."""
+    bank, rng, tick = DetectorBank(), np.random.default_rng(seed), _mesh(kind)
+    alarms: list[Anomaly] = []
+    for k in range(900):
+        alarms += bank.update(START + TICK_S * (k + 1), tick(rng, k))
+    assert alarms == []
+
+
+def test_one_burst_of_errors_is_not_an_incident() -> None:
+    """Ten failures within one tick, then nothing, do not alarm."""
+    bank, rng = DetectorBank(), np.random.default_rng(4)
+    bank.restore(learnt(50))
+    burst = traffic(rng, 50)
+    burst[WATCHED] = outcomes(rng, 10, errors=1.0)
+    assert bank.update(START + 40.2, burst) == ()
+    for k in range(50):
+        assert bank.update(START + 40.4 + TICK_S * k, traffic(rng, 50)) == ()
+
+
+def test_one_error_in_two_requests_is_not_half_of_them() -> None:
+    """At two errors in four requests there is not enough evidence, whatever the ratio."""
+    bank, rng = DetectorBank(), np.random.default_rng(4)
+    bank.restore(learnt(5))
+    for k in range(2):
+        one = outcomes(rng, 2)
+        one.errors = 1
+        assert bank.update(START + 40 + TICK_S * (k + 1), {WATCHED: one}) == ()
+
+
+def test_an_anomaly_is_told_once_and_ends_when_the_series_is_back() -> None:
+    """The alarm comes once; the anomaly stays active with fresh numbers and leaves a few seconds after the fault."""
+    bank, rng = DetectorBank(), np.random.default_rng(6)
+    bank.restore(learnt(50))
+    told: list[Anomaly] = []
+    at = START + 40
+    for _ in range(25):
+        at += TICK_S
+        told += bank.update(at, traffic(rng, 50, errors=0.2))
+    assert [a.series for a in told].count(KEY) == 1
+    first = next(a for a in told if a.series == KEY)
+    active = next(a for a in bank.active if a.series == KEY)
+    assert active.at == first.at
+    assert active.onset == first.onset
+    assert START + 39.8 <= first.onset <= first.at
+    assert active.requests > first.requests
+    assert 0.05 < active.observed < 0.5
+    assert active.expected < 0.01
+    for _ in range(40):
+        at += TICK_S
+        bank.update(at, traffic(rng, 50))
+    assert bank.active == ()
+
+
+def test_baselines_do_not_learn_from_the_fault() -> None:
+    """A minute of failures and slowness leaves the learnt normal where it was."""
+    bank, rng = DetectorBank(), np.random.default_rng(6)
+    bank.restore(learnt(50))
+    before = bank.baseline(WATCHED, Signal.ERRORS)
+    for k in range(300):
+        bank.update(START + 40 + TICK_S * (k + 1), traffic(rng, 50, errors=0.2, slower=10))
+    after = bank.baseline(WATCHED, Signal.ERRORS)
+    assert before is not None
+    assert after is not None
+    assert after.error_ratio < 0.002
+    assert after.p50_s == pytest.approx(before.p50_s, rel=0.15)
+
+
+def test_reset_forgets_the_alarm_and_keeps_the_baseline() -> None:
+    """After `reset` nothing is active, the baseline stays, and a fault that is still there alarms anew."""
+    bank, rng = DetectorBank(), np.random.default_rng(6)
+    bank.restore(learnt(50))
+    for k in range(25):
+        bank.update(START + 40 + TICK_S * (k + 1), traffic(rng, 50, errors=0.5))
+    assert bank.active
+    bank.reset(lambda series: series.callee == "catalog")
+    assert bank.active == ()
+    assert bank.baseline(WATCHED, Signal.LATENCY) is not None
+    again = [a for k in range(10) for a in bank.update(START + 45 + TICK_S * (k + 1), traffic(rng, 50, errors=0.5))]
+    assert KEY in {a.series for a in again}
+
+
+def test_a_silent_series_says_nothing_and_is_let_go() -> None:
+    """No traffic neither ends an anomaly at once nor keeps it for ever."""
+    bank, rng = DetectorBank(), np.random.default_rng(6)
+    bank.restore(learnt(50))
+    at = START + 40
+    for _ in range(10):
+        at += TICK_S
+        bank.update(at, traffic(rng, 50, errors=0.5))
+    for _ in range(50):
+        at += TICK_S
+        bank.update(at, {})
+    assert bank.active
+    for _ in range(300):
+        at += TICK_S
+        bank.update(at, {})
+    assert bank.active == ()
+
+
+def test_a_breakers_answers_are_no_evidence() -> None:
+    """Failures that an open breaker answered in the callee's place do not alarm."""
+    bank, rng = DetectorBank(), np.random.default_rng(6)
+    edge = Series(Side.CLIENT, "gateway", "catalog", "", "", "gateway-1")
+    for k in range(200):
+        assert bank.update(START + TICK_S * k, {edge: outcomes(rng, 10)}) == ()
+    for k in range(50):
+        broken = outcomes(rng, 10, median_s=0.0005)
+        broken.errors, broken.flags = 10, {"BRK": 10, "BRKF": 10}
+        assert bank.update(START + 40 + TICK_S * k, {edge: broken}) == ()
+
+
+def test_a_fallen_service_is_told_by_its_traffic() -> None:
+    """A service that falls to a trickle while the others keep their traffic alarms; the whole mesh falling does not."""
+    rng = np.random.default_rng(8)
+    names = [Series(Side.SERVER, "g", f"s{k}", "v1", f"s{k}-1", f"s{k}-1") for k in range(6)]
+    bank = DetectorBank()
+    for k in range(300):
+        assert bank.update(START + TICK_S * k, {n: outcomes(rng, int(rng.poisson(6))) for n in names}) == ()
+    state, alarmed = bank.save(), set[tuple[str, Signal]]()
+    for k in range(120):
+        rates = {n: 0.1 if n is names[0] else 6.0 for n in names}
+        new = bank.update(START + 60 + TICK_S * k, {n: outcomes(rng, int(rng.poisson(r))) for n, r in rates.items()})
+        alarmed |= {(a.series.callee, a.signal) for a in new}
+    assert alarmed == {("s0", Signal.TRAFFIC)}
+    bank.restore(state)
+    for k in range(120):
+        tick = {n: outcomes(rng, int(rng.poisson(0.1))) for n in names}
+        assert bank.update(START + 60 + TICK_S * k, tick) == ()
+
+
+def test_a_full_instance_is_told() -> None:
+    """Two seconds at the declared limit alarm once; without a limit nothing is said."""
+    bank = DetectorBank()
+    new: list[Anomaly] = []
+    for k in range(20):
+        reports = (Saturation("a-1", 95, 100), Saturation("b-1", 95))
+        new += bank.update(START + TICK_S * k, {}, reports)
+    assert [(a.series.instance, a.signal) for a in new] == [("a-1", Signal.SATURATION)]
+    assert new[0].observed == pytest.approx(0.95)
+    bank.update(START + 10, {}, (Saturation("a-1", 10, 100),))
+    assert bank.active == ()
+
+
+def test_saved_state_continues_exactly() -> None:
+    """A restored bank and its origin go on bit by bit alike, alarms included."""
+    bank, rng = DetectorBank(), np.random.default_rng(11)
+    ticks = [traffic(rng, 30, errors=0.0 if k < 150 else 0.3, slower=1 if k < 160 else 5) for k in range(200)]
+    for k, tick in enumerate(ticks[:152]):
+        bank.update(START + TICK_S * k, tick)
+    twin = DetectorBank()
+    twin.restore(bank.save())
+    assert twin.save() == bank.save()
+    for k, tick in enumerate(ticks[152:]):
+        assert twin.update(START + 40 + TICK_S * k, tick) == bank.update(START + 40 + TICK_S * k, tick)
+    assert twin.active == bank.active
+    assert twin.save() == bank.save()
+
+
+def test_the_order_of_series_does_not_matter() -> None:
+    """The same ticks in another order of the mapping give the same state and alarms."""
+    one, two, rng = DetectorBank(), DetectorBank(), np.random.default_rng(12)
+    for k in range(120):
+        tick = traffic(rng, 30, errors=0.5 if k > 100 else 0)
+        turned = dict(reversed(list(tick.items())))
+        assert one.update(START + TICK_S * k, tick) == two.update(START + TICK_S * k, turned)
+    assert one.save() == two.save()
+
+
+@pytest.mark.parametrize("damage", [b"", b"nonsense", b"PK\x03\x04 truncated"])
+def test_damaged_state_is_refused(damage: bytes) -> None:
+    """Bytes that are no saved state raise, and the bank is as it was."""
+    bank = DetectorBank()
+    before = bank.save()
+    with pytest.raises(InvalidInput):
+        bank.restore(damage)
+    assert bank.save() == before
+
+
+_names = st.sampled_from(["", "a", "b"])
+_keys = st.builds(Series, st.sampled_from(Side), _names, _names, _names, _names, _names)
+
+
+def _strange(requests: int, errors: int, width: int) -> Outcomes:
+    return Outcomes(
+        requests=requests, errors=errors, flags={"BRK": 1}, latency=np.full(width, requests, dtype=np.int64)
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.dictionaries(
+            _keys,
+            st.builds(_strange, st.integers(-2, 50), st.integers(-2, 80), st.sampled_from([BUCKETS, 3])),
+            max_size=6,
+        ),
+        max_size=12,
+    ),
+    st.floats(-10, 1e4),
+)
+def test_degenerate_ticks_never_raise(ticks: list[dict[Series, Outcomes]], step: float) -> None:
+    """Impossible counts, foreign histograms, clocks that jump or go back: no exception, finite numbers."""
+    bank = DetectorBank()
+    for k, tick in enumerate(ticks):
+        for anomaly in (*bank.update(START + k * step, tick), *bank.active):
+            assert math.isfinite(anomaly.score)
+            assert anomaly.onset <= anomaly.at
+
+
+def test_the_budget_sets_the_threshold() -> None:
+    """A thousand times the streams cost a factor of a thousand in evidence, and nonsense budgets are refused."""
+    budget = FalseAlarmBudget()
+    assert budget.threshold(1000) - budget.threshold(1) == pytest.approx(math.log(1000))
+    assert budget.run_length(1) == pytest.approx(30 * 86_400 * 5)
+    with pytest.raises(InvalidInput):
+        FalseAlarmBudget(alarms=0)
+    with pytest.raises(InvalidInput):
+        FalseAlarmBudget(period_s=math.nan)
+
+
+@given(st.integers(1, 400), st.integers(5, 60), st.integers(1, 12))
+@settings(max_examples=50, deadline=None)
+def test_bets_are_fair_under_every_faster_distribution(requests: int, middle: int, spread: int) -> None:
+    """The expected bet is at most 1 under the baseline slowed by less than the margin, and bets never fall with latency."""
+    counts = np.zeros((1, BUCKETS))
+    counts[0, middle : middle + spread] = requests / spread
+    logs, _ = bets(counts)
+    wager = np.exp(logs[0])
+    assert (np.diff(wager, axis=1) >= -1e-9).all()
+    assert ((counts[0] / counts.sum()) @ wager.T <= 1 + 2e-3).all()
+    assert MARGIN > 1
+
+
+def test_the_common_mode_needs_most_services() -> None:
+    """Evidence shown by one of six services is its own; shown by all, it is nobody's."""
+    ones, names = np.ones(6), np.arange(6, dtype=np.int64)
+    alone = np.asarray([[3.0], [-1.0], [-1.0], [-1.0], [-1.0], [-1.0]])
+    assert common_mode(alone, ones, names, names).tolist() == [0.0]
+    assert common_mode(np.full((6, 1), 3.0), ones, names, names).tolist() == [3.0]
