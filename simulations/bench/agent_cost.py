@@ -71,7 +71,7 @@ async def _spent(rig: Rig, series: int, warm: float, seconds: float) -> float:
 
 async def _push(channel: grpc.aio.Channel, token: str, k: int) -> None:
     """Report as sidecar `k` until cancelled."""
-    send = channel.unary_unary(EXPORT_METHOD)
+    send: Any = channel.unary_unary(EXPORT_METHOD, request_serializer=bytes, response_deserializer=bytes)
     metadata = ((NODE_HEADER, f"caller{k}-1"), (AUTHORIZATION_HEADER, f"Bearer {token}"))
     due = time.monotonic()
     while True:

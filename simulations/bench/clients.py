@@ -17,6 +17,8 @@ from typing import Any
 import grpc.aio
 from envoy.service.discovery.v3 import discovery_pb2
 
+_messages: Any = discovery_pb2  # generated at import: invisible to the type checker
+
 METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 ROUTES = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 _PREFIX = "type.googleapis.com/envoy."
@@ -29,6 +31,9 @@ _QUIET_S = 1.0
 _PER_CHANNEL = 50
 
 
+_END: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # missing in the stubs
+
+
 class Clients:
     """All the streams; `routes_at` is when each client last received routes (monotonic seconds)."""
 
@@ -39,25 +44,24 @@ class Clients:
         """Keep one client's stream until cancelled."""
         ident = f"sim-{k:04d}"
         metadata = (("x-fibrin-node", ident), ("authorization", f"Bearer {token}"))
-        call = channel.stream_stream(
+        open_stream: Any = channel.stream_stream(
             METHOD,
             request_serializer=lambda m: m.SerializeToString(),
-            response_deserializer=discovery_pb2.DeltaDiscoveryResponse.FromString,
-        )(metadata=metadata)
+            response_deserializer=_messages.DeltaDiscoveryResponse.FromString,
+        )
+        call = open_stream(metadata=metadata)
         for number, kind in enumerate(TYPES):
-            request = discovery_pb2.DeltaDiscoveryRequest(type_url=kind)
+            request = _messages.DeltaDiscoveryRequest(type_url=kind)
             if number == 0:
                 _describe(request.node, ident, k)
             # routes are asked for by name, as an Envoy does that knows its listeners
             names = ["*"] if kind != ROUTES else ["svc"]
             request.resource_names_subscribe.extend(names)
             await call.write(request)
-        while (response := await call.read()) is not grpc.aio.EOF:
+        while (response := await call.read()) is not _END:
             if response.type_url == ROUTES:
                 self.routes_at[k] = time.monotonic()
-            await call.write(
-                discovery_pb2.DeltaDiscoveryRequest(type_url=response.type_url, response_nonce=response.nonce)
-            )
+            await call.write(_messages.DeltaDiscoveryRequest(type_url=response.type_url, response_nonce=response.nonce))
         raise RuntimeError(f"{ident}: the control plane ended the stream: {await call.details()}")
 
     async def all_since(self, began: float) -> float:

@@ -48,7 +48,7 @@ async def measure(*, quick: bool) -> Table:
 
 def _table(found: dict[str, list[tuple[float, float, float]]]) -> Table:
     """Return medians over the rounds and the ratios of neighbouring rounds."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, rounds in found.items():
         p50, p99, cpu = (statistics.median(r[k] for r in rounds) for k in range(3))
         rows.append((name, milliseconds(p50), milliseconds(p99), f"{cpu * 1e6:.0f} µs"))
