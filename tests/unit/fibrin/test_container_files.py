@@ -67,5 +67,5 @@ def test_the_scrape_example_names_the_default_ports_of_both_processes() -> None:
     """docs/examples/prometheus.yml scrapes control plane and agent where they listen by default."""
     config = yaml.safe_load((ROOT / "docs" / "examples" / "prometheus.yml").read_text(encoding="utf-8"))
     targets = [t for c in config["scrape_configs"][0]["static_configs"] for t in c["targets"]]
-    defaults = [ControlSettings(state_dir=ROOT), AgentSettings(state_dir=ROOT)]
-    assert targets == [f"{d.host}:{d.port}" for d in defaults]
+    control, agent = ControlSettings(state_dir=ROOT), AgentSettings(state_dir=ROOT)
+    assert targets == [f"{control.host}:{control.port}", f"{agent.host}:{agent.port}"]
