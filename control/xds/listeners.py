@@ -39,7 +39,7 @@ from control.xds.protos import (
     seconds,
     u32,
 )
-from control.xds.routes import FAULT_FILTER
+from control.xds.routes import FAULT_FILTER, UNREACHED_HEADER, header_option
 from control.xds.tls import ads, downstream_tls
 from control.xds.world import MeshOptions, Node
 
@@ -49,6 +49,7 @@ UNKNOWN_HOST_BODY: Final = (
     "no service of the mesh is called '%REQ(:AUTHORITY)%': `fibrin get services` lists those there are, "
     "`hosts` of a VirtualService gives one another name\n"
 )
+UNREACHED_FLAG: Final = "UF"  # the connection to the application could not be made: nothing was sent
 INBOUND_GRACE: Final = 1.25  # the caller ends an old connection first; the callee insists a little later
 
 
@@ -87,7 +88,11 @@ def explicit_listener(node: Node, service: str, port: int, options: MeshOptions,
 
 
 def inbound_listener(node: Node, options: MeshOptions) -> Message:
-    """Build the mTLS side: every request goes to the application, with the caller's identity in XFCC."""
+    """Build the mTLS side: every request goes to the application, with the caller's identity in XFCC.
+
+    A request that found no application says so, and the caller's sidecar may send it elsewhere; a sidecar hears of a
+    dead application a second later than the next request does. Only this sidecar may say it, not the application.
+    """
     action = RouteAction(cluster=INBOUND_APP, timeout=seconds(0))
     route = Route(name=f"{node.service}/inbound", match=RouteMatch(prefix="/"), route=action)
     details = HttpConnectionManager.SetCurrentClientCertDetails(uri=True)
@@ -95,8 +100,9 @@ def inbound_listener(node: Node, options: MeshOptions) -> Message:
     manager = HttpConnectionManager(
         codec_type=HttpConnectionManager.CodecType.Value("HTTP2"),
         stat_prefix=INBOUND,
-        route_config=_inline(node.service, route),
+        route_config=_inline(node.service, route, removed=(UNREACHED_HEADER,)),
         http_filters=[_router(())],
+        local_reply_config=_unreached(),
         common_http_protocol_options=HttpProtocolOptions(
             idle_timeout=seconds(2 * options.idle_s),
             max_connection_duration=seconds(INBOUND_GRACE * options.max_connection_s),
@@ -147,8 +153,16 @@ def _unknown_host() -> Message:
     return LocalReplyConfig(mappers=[mapper])
 
 
-def _inline(name: str, route: Message) -> Message:
-    return RouteConfiguration(name=name, virtual_hosts=[VirtualHost(name=name, domains=["*"], routes=[route])])
+def _unreached() -> Message:
+    mapper = ResponseMapper(headers_to_add=[header_option(UNREACHED_HEADER, "1")])
+    mapper.filter.CopyFrom(AccessLogFilter())
+    mapper.filter.response_flag_filter.flags.append(UNREACHED_FLAG)
+    return LocalReplyConfig(mappers=[mapper])
+
+
+def _inline(name: str, route: Message, removed: tuple[str, ...] = ()) -> Message:
+    hosts = [VirtualHost(name=name, domains=["*"], routes=[route])]
+    return RouteConfiguration(name=name, virtual_hosts=hosts, response_headers_to_remove=removed)
 
 
 def _listener(name: str, address: str, port: int, manager: Message) -> Message:

