@@ -7,8 +7,10 @@ of the connections. A bind without that option tells the truth.
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -38,7 +40,7 @@ def _refusal(name: str, address: str, port: int, error: OSError) -> Broken:
     where = f"{address}:{port}"
     match error.errno:
         case errno.EADDRINUSE:
-            holder = _holder(port)
+            holder = next((_named(pid) for pid in holders(port)), "")
             held = f" by {holder}" if holder else ""
             return Broken(
                 f"{where}, wanted for the {name} listener, is in use{held}",
@@ -61,22 +63,45 @@ def _refusal(name: str, address: str, port: int, error: OSError) -> Broken:
             )
 
 
-def _holder(port: int) -> str:
-    """Return `pid N (command)` of a process that listens on `port`, or "" when the kernel will not tell us."""
-    inodes = set()
+def holders(port: int, address: str = "") -> tuple[int, ...]:
+    """Return the processes that listen on `port` (of `address`, or of all; "" is any), as far as the kernel tells us.
+
+    Blocking: it walks through /proc. A process of another user, or in another container, is not seen.
+    """
+    sockets = {f"socket:[{inode}]" for inode in _listening(port, address)}
+    found = []
+    for process in Path("/proc").glob("[0-9]*") if sockets else ():
+        try:
+            if any(str(handle.readlink()) in sockets for handle in (process / "fd").iterdir()):
+                found.append(int(process.name))
+        except OSError:
+            continue  # ended meanwhile, or another user's
+    return tuple(found)
+
+
+def _listening(port: int, address: str) -> Iterator[str]:
+    """Yield the inodes of the sockets that listen there; addresses stand in the kernel's tables as words of this machine."""
+    wanted = _words(address) if address else ""
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
             lines = Path(table).read_text(encoding="ascii").splitlines()[1:]
         except OSError:
             continue
         for fields in map(str.split, lines):
-            if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
-                inodes.add(f"socket:[{fields[9]}]")
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if any(str(handle.readlink()) in inodes for handle in (process / "fd").iterdir()):
-                command = (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
-                return f"pid {process.name} ({command})"
-        except OSError:
-            continue  # ended meanwhile, or another user's
-    return ""
+            local, _, number = fields[1].rpartition(":")
+            if fields[3] == _LISTEN and int(number, 16) == port and (not wanted or local in {wanted, "0" * len(local)}):
+                yield fields[9]
+
+
+def _words(address: str) -> str:
+    packed = ipaddress.ip_address(address).packed
+    return "".join(f"{word:08X}" for (word,) in struct.iter_unpack("=I", packed))
+
+
+def _named(pid: int) -> str:
+    """Return `pid N (command)`, or "" when it is gone."""
+    try:
+        command = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+    return f"pid {pid} ({command})"

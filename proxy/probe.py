@@ -1,6 +1,7 @@
 """Is the application well? Asked actively, so that a dead application is found without a single user request.
 
-One bad answer proves nothing and one good answer heals nothing: the verdict changes after two of a kind in a row.
+One bad answer proves nothing and one good answer heals nothing: the verdict changes after two of a kind in a row. A refused
+connection is no answer: nobody listens, and every request would fail; one is enough.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ _GOOD: Final = range(200, 400)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Outcome of one probe; `detail` says what was wrong."""
+    """Outcome of one probe; `detail` says what was wrong, `absent` that nobody listens there."""
 
     good: bool
     detail: str = ""
+    absent: bool = False
 
 
 @dataclass(slots=True)
@@ -36,8 +38,8 @@ class Hysteresis:
     healthy: bool | None = None
     _against: int = 0
 
-    def observe(self, good: bool) -> bool:
-        """Take one finding in; return whether the verdict changed by it."""
+    def observe(self, good: bool, *, certain: bool = False) -> bool:
+        """Take one finding in; return whether the verdict changed by it. A `certain` one needs no second."""
         if self.healthy is None:
             self.healthy = good
             return True
@@ -45,7 +47,7 @@ class Hysteresis:
             self._against = 0
             return False
         self._against += 1
-        if self._against < (self.to_healthy if good else self.to_unhealthy):
+        if not certain and self._against < (self.to_healthy if good else self.to_unhealthy):
             return False
         self.healthy, self._against = good, 0
         return True
@@ -70,4 +72,7 @@ async def probe(session: aiohttp.ClientSession, address: str, port: int, path: s
     except TimeoutError:
         return Finding(good=False, detail=f"no answer from {host}:{port}{path} within {timeout_s:g} s")
     except (aiohttp.ClientError, OSError) as error:
-        return Finding(good=False, detail=f"cannot reach {host}:{port}: {reason(error)}")
+        absent = isinstance(error, ConnectionRefusedError) or (
+            isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, ConnectionRefusedError)
+        )
+        return Finding(good=False, detail=f"cannot reach {host}:{port}: {reason(error)}", absent=absent)

@@ -27,10 +27,11 @@ from proxy.admin import Admin
 from proxy.backoff import Backoff
 from proxy.metrics import DRAINS, ENVOY_KILLS, PROBE_TURNS, RESTARTS, WAITS
 from proxy.presence import Condition, Presence
-from proxy.probe import Hysteresis, probe
+from proxy.probe import Finding, Hysteresis, probe
 from proxy.registration import Registration
 from proxy.spec import SidecarSpec
 from proxy.stopping import Stop
+from proxy.vigil import Vigil
 
 _COMPLAIN_MAX_S: Final = 60.0
 
@@ -196,22 +197,32 @@ class Supervisor:
     # --- the application -----------------------------------------------------------------------------------------
 
     async def _keep_probing(self) -> None:
-        """Probe application and Envoy at every interval; tell when a verdict turns."""
+        """Probe application and Envoy at every interval, and when a process of the application ends; tell turns."""
         timing, spec = self._timing, self._spec
         application, sidecar = Hysteresis(), Hysteresis(healthy=True, to_unhealthy=3)  # the second may be our own stall
         timeout = aiohttp.ClientTimeout(total=timing.probe_timeout_s)
+        ended = asyncio.Event()
         async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
-            while True:
-                began = time.monotonic()
-                finding = await probe(session, *spec.application, spec.probe_path, timing.probe_timeout_s)
-                if application.observe(finding.good):
-                    self._turned("application", finding.good, finding.detail)
-                    self._condition.application = finding.detail
-                    self._condition.tell()
-                    if finding.good:
-                        self._well.set()
-                await self._look_at_envoy(sidecar)
-                await asyncio.sleep(max(0.0, began + timing.probe_interval_s - time.monotonic()))
+            with Vigil(*spec.application, ended.set) as vigil:
+                while True:
+                    began, woken = time.monotonic(), ended.is_set()
+                    ended.clear()
+                    finding = await probe(session, *spec.application, spec.probe_path, timing.probe_timeout_s)
+                    turned = application.observe(finding.good, certain=finding.absent)
+                    if turned:
+                        self._take(finding)
+                    if finding.good and (turned or woken):
+                        await vigil.renew()
+                    await self._look_at_envoy(sidecar)
+                    await _set_within(ended, began + timing.probe_interval_s - time.monotonic())
+
+    def _take(self, finding: Finding) -> None:
+        """Let the rest of the mesh know a new verdict on the application."""
+        self._turned("application", finding.good, finding.detail)
+        self._condition.application = finding.detail
+        self._condition.tell()
+        if finding.good:
+            self._well.set()
 
     async def _look_at_envoy(self, verdict: Hysteresis) -> None:
         """Ask a serving Envoy whether it is there; one that hangs is reported, then killed, and so started again."""
@@ -288,3 +299,12 @@ class Supervisor:
             idle = idle + 1 if left == 0 and now >= began + self._timing.settle_s else 0
             if idle >= 2:  # noqa: PLR2004 - two looks, as the docstring says
                 return 0, "finished"
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> None:
+    """Sleep `seconds`, or less when `event` is set."""
+    try:
+        async with asyncio.timeout(max(0.0, seconds)):
+            await event.wait()
+    except TimeoutError:
+        return

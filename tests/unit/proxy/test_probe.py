@@ -35,6 +35,13 @@ def test_two_in_a_row_turn_it() -> None:
     assert verdict.healthy
 
 
+def test_an_absent_application_needs_no_second_look() -> None:
+    """A certain finding turns the verdict at once; coming back still takes two good ones."""
+    verdict = Hysteresis(healthy=True)
+    assert verdict.observe(good=False, certain=True)
+    assert [verdict.observe(good) for good in (True, True)] == [False, True]
+
+
 @pytest.fixture
 async def application() -> AsyncIterator[TestServer]:
     """Serve one path per sort of answer."""
@@ -73,3 +80,4 @@ async def test_nobody_there() -> None:
             finding = await probe(session, "127.0.0.1", 1, path, 2.0)
             assert not finding.good
             assert finding.detail == "cannot reach 127.0.0.1:1: Connection refused"
+            assert finding.absent
