@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from control.identity.leaves import SHORTEST_LIFE_S
 from models.errors import InvalidInput, Problem
 
 _SOCKET_PATH_BYTES: Final = 107
@@ -24,8 +25,10 @@ class ControlSettings:
     port: int = 15080  # 0 lets the system choose; the choice stands in control.json
     xds_socket: Path | None = None  # default: <state_dir>/xds.sock
 
-    leaf_lifetime_s: float = 3600.0  # certificates of sidecars; renewed at half of it
-    max_connection_s: float = 3600.0  # connections between sidecars older than this are drained and made anew
+    leaf_lifetime_s: float = 3600.0  # certificates of sidecars, at least 5; renewed at half of it, give or take a tenth
+    max_connection_s: float = (
+        3600.0  # connections between sidecars older than this are made anew (and so with a new leaf)
+    )
 
     lost_after_s: float = 5.0  # silence after which an instance counts as lost (heartbeats come every second)
     grace_s: float = 10.0  # how long after a start remembered instances may take to be heard again
@@ -63,6 +66,9 @@ class ControlSettings:
             )
             if (value := getattr(self, name)) <= 0
         ]
+        if 0 < self.leaf_lifetime_s < SHORTEST_LIFE_S:
+            text = f"must be at least {SHORTEST_LIFE_S:g}, found {self.leaf_lifetime_s}"
+            problems.append(Problem(text, field="control.leaf_lifetime_s", hint="leaves are renewed at half of it"))
         problems += [
             Problem(f"must lie between 0 and 1, found {value}", field=f"control.{name}")
             for name in ("lost_share", "floor")

@@ -15,6 +15,7 @@ from typing import Final
 from models.errors import Broken
 from proxy import envoy, ports
 from proxy.admin import Admin
+from proxy.exposition import exposed
 from proxy.registration import Registration
 from proxy.spec import SidecarSpec, check
 from proxy.stopping import Stop
@@ -46,9 +47,11 @@ async def run_sidecar(
     for number in numbers:
         loop.add_signal_handler(number, stop)
     try:
-        await supervise(
-            spec, api_url, stop, timing=Timing(drain_deadline_s=drain_deadline_s), binary=binary, on_ready=on_ready
-        )
+        check(spec)
+        async with exposed(spec):
+            await supervise(
+                spec, api_url, stop, timing=Timing(drain_deadline_s=drain_deadline_s), binary=binary, on_ready=on_ready
+            )
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)

@@ -50,6 +50,7 @@ class SidecarSpec:
     probe_path: str = "/healthz"
     max_connections: int = 20_000
     log_level: str = "warning"
+    metrics_port: int = 0  # 0: the supervisor's counters are not served
 
     @property
     def application(self) -> tuple[str, int]:
@@ -120,6 +121,7 @@ def _ports(spec: SidecarSpec) -> Iterator[Problem]:
     named = [("inbound-port", spec.address, spec.inbound_port), ("outbound-port", spec.address, spec.outbound_port)]
     named += [(f"listen {name}", spec.address, port) for name, port in sorted(spec.listen.items())]
     named.append(("app-port", *spec.application))
+    named += [("metrics-port", spec.address, spec.metrics_port)] if spec.metrics_port else []
     for name, address, port in named:
         if not 1 <= port <= _PORTS:
             yield Problem(f"{port} is not a port", field=name, hint=f"1 to {_PORTS}")

@@ -30,6 +30,7 @@ from simulations.steady import Steady
 
 CALLER = "shop-v1-1"
 CATALOG = ("catalog-v1-1", "catalog-v1-2", "catalog-v2-1")
+METRICS_PORT = 15020
 DEADLINE_S = 60.0
 RULES = """
 apiVersion: networking.istio.io/v1
@@ -137,6 +138,7 @@ class SmallMesh:
         service, version, _ = instance.split("-")
         flags = ["--id", instance, "--service", service, "--version", version, "--address", self.addresses[instance]]
         flags += ["--probe-path", "" if instance == CALLER else "/healthz", "--control-url", self.control_url]
+        flags += ["--metrics-port", str(METRICS_PORT)]
         await self.processes.start(f"sidecar-{instance}", "fibrin", [*self.fibrin, "proxy", "run", *flags])
 
     async def set_fault(self, instance: str, fault: Fault) -> None:

@@ -19,6 +19,7 @@ from agent.api.openapi import document
 from agent.codec import Event, full, summary
 from agent.incidents import Incident
 from models.errors import Broken, Conflict, FibrinError, InvalidInput, NotFound, Problem, Refused, Unavailable
+from models.exposition import AGENT, Own
 
 log = structlog.get_logger(__name__)
 
@@ -153,7 +154,7 @@ class AgentApi:
         return web.json_response({"status": "ready"})
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
+        return web.Response(body=generate_latest(Own(AGENT)), headers={"content-type": CONTENT_TYPE_LATEST})
 
     async def _openapi(self, _: web.Request) -> web.Response:
         return _json(document())

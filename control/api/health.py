@@ -9,6 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from control.api.routing import Call, endpoint, reply
 from models.errors import Unavailable
+from models.exposition import CONTROL, Own
 
 
 @endpoint("GET", "/healthz", "Whether the process lives.")
@@ -29,7 +30,7 @@ async def readyz(call: Call[Any]) -> web.StreamResponse:
 async def metrics(call: Call[Any]) -> web.StreamResponse:
     """Give the metrics."""
     call.plane.count()
-    return web.Response(body=generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
+    return web.Response(body=generate_latest(Own(CONTROL)), headers={"content-type": CONTENT_TYPE_LATEST})
 
 
 ENDPOINTS = (healthz, readyz, metrics)

@@ -119,6 +119,7 @@ def proxy() -> None:
 @click.option("--listen", multiple=True, metavar="NAME=PORT", help="A local port that leads to one service.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label of the instance.")
 @click.option("--drain-deadline", type=float, default=10.0, show_default=True, help="Seconds to finish requests.")
+@click.option("--metrics-port", type=int, default=0, help="Serve the supervisor's counters at /metrics [not served].")
 @click.option("--control-url", help="The control API [the one running on the state directory].")
 @pass_target
 def proxy_run(
@@ -136,6 +137,7 @@ def proxy_run(
     listen: tuple[str, ...],
     labels: tuple[str, ...],
     drain_deadline: float,
+    metrics_port: int,
     control_url: str | None,
 ) -> None:
     """Run one sidecar beside an application: HTTP_PROXY=http://ADDRESS:15001 is all it needs."""
@@ -160,6 +162,7 @@ def proxy_run(
         probe_path=probe_path,
         listen={name: _port(name, value) for name, value in _pairs("--listen", listen)},
         labels=dict(_pairs("--label", labels)),
+        metrics_port=metrics_port,
     )
     raise SystemExit(asyncio.run(run_sidecar(spec, str(url), drain_deadline_s=drain_deadline)))
 

@@ -350,6 +350,8 @@ async def test_metrics_tell_what_is_there(dial: Dial, plane: ControlPlane) -> No
     assert 'fibrin_control_overlays{kind="set-timeout",owner="person"} 1.0' in text
     assert 'route="/v1/services/{name}"' in text
     assert "/v1/services/catalog" not in text
+    assert "fibrin_agent_" not in text  # loaded in this process, but not its own
+    assert "process_cpu_seconds_total" in text
 
 
 @pytest.fixture

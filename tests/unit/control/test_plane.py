@@ -53,6 +53,14 @@ async def test_two_on_one_state_directory_is_a_conflict(settings: ControlSetting
             assert await client.healthy()
 
 
+async def test_a_leaf_that_would_end_before_it_is_renewed_is_refused(settings: ControlSettings) -> None:
+    """A lifetime below what rotation needs is an error that says so, not a silent five seconds."""
+    with pytest.raises(InvalidInput) as caught:
+        async with serving(replace(settings, leaf_lifetime_s=2.0)):
+            pass
+    assert "control.leaf_lifetime_s: must be at least 5, found 2.0" in str(caught.value.problems[0])
+
+
 async def test_a_port_in_use_is_told(settings: ControlSettings) -> None:
     """A port in use is Broken with what next, and leaves the directory free."""
     with socket.socket() as taken:

@@ -39,6 +39,8 @@ def test_the_token_is_not_printed(spec: SidecarSpec) -> None:
         ({"listen": {"payment": 8080}}, "app-port", "127.0.10.2:8080 is already the port of listen payment"),
         ({"state_dir": Path("/" + "d" * 120)}, "state-dir", "a path of 132 bytes"),
         ({"probe_path": "healthz"}, "probe-path", "'healthz' is not a path"),
+        ({"metrics_port": 8080}, "metrics-port", "127.0.10.2:8080 is already the port of app-port"),
+        ({"metrics_port": 70000}, "metrics-port", "70000 is not a port"),
         ({"concurrency": 0}, "concurrency", "0 worker threads"),
         ({"max_connections": 0}, "max-connections", "0 connections"),
     ],

@@ -1,0 +1,148 @@
+"""What those who run a mesh rely on: certificates change under load, and a real Prometheus reads every process."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import ssl
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+import pytest_asyncio
+import yaml
+from prometheus_api_client import PrometheusApiClientException, PrometheusConnect
+from requests import RequestException
+
+from models.exposition import AGENT, CONTROL, PROXY
+from simulations.addresses import free_port
+from simulations.shop.spec import INBOUND_PORT
+from simulations.small import CATALOG, METRICS_PORT, SmallMesh
+from simulations.steady import tally
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "prometheus.yml"
+LEAF_LIFETIME_S = 10.0  # renewed at half of it: every 5 s
+SETTINGS = {"control": {"leaf_lifetime_s": LEAF_LIFETIME_S, "max_connection_s": 1.0}}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SmallMesh]:
+    """One mesh for the module, whose certificates live ten seconds."""
+    async with SmallMesh(tmp_path_factory.mktemp("operations") / "s", SETTINGS) as mesh:
+        yield mesh
+
+
+async def test_certificates_rotate_every_five_seconds_and_no_request_fails(mesh: SmallMesh) -> None:
+    """Under load, over two renewals of every sidecar, with connections that last a second: not one request is lost."""
+    ends: dict[str, set[float]] = {}
+    shown: set[str] = set()
+    place = (mesh.addresses[CATALOG[0]], INBOUND_PORT)
+
+    async def renewed_twice() -> bool:
+        async with mesh.control() as control:
+            for proxy in await control.proxies():
+                ends.setdefault(proxy.id, set()).add(proxy.certificate_until)
+        shown.add(await asyncio.to_thread(ssl.get_server_certificate, place, timeout=5))
+        await asyncio.sleep(0.2)
+        return len(ends) == 4 and all(len(found) >= 3 for found in ends.values()) and len(shown) >= 3
+
+    async with mesh.load(80.0) as load:
+        await mesh.until(renewed_twice, "every sidecar has had its third certificate")
+    samples = await mesh.metrics(mesh.control_url)
+    for found in ends.values():
+        first, *_, last = sorted(found)
+        assert 0.4 * LEAF_LIFETIME_S <= (last - first) / (len(found) - 1) <= 0.6 * LEAF_LIFETIME_S + 1.0
+    assert samples["fibrin_identity_rotations_total"] >= 8
+    assert not [name for name in samples if name.startswith("fibrin_xds_nacks_total")]
+    assert load.answered > 500
+    assert load.lost() == [], tally(load.lost())
+
+
+@asynccontextmanager
+async def prometheus(directory: Path, targets: dict[str, str]) -> AsyncIterator[PrometheusConnect]:
+    """Run a Prometheus on the shipped example, its targets replaced by those of `targets` (process → host:port)."""
+    config = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
+    config["global"]["scrape_interval"] = "500ms"
+    statics = config["scrape_configs"][0]["static_configs"]
+    assert [entry["labels"]["process"] for entry in statics] == ["control", "agent"]
+    config["scrape_configs"][0]["static_configs"] = [
+        {"targets": [place], "labels": {"process": process}} for process, place in targets.items()
+    ]
+    file = directory / "prometheus.yml"
+    file.write_text(yaml.safe_dump(config), encoding="utf-8")
+    port = free_port()
+    with (directory / "prometheus.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            "prometheus",
+            f"--config.file={file}",
+            f"--storage.tsdb.path={directory / 'data'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        yield PrometheusConnect(f"http://127.0.0.1:{port}")
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+@pytest.mark.skipif(not shutil.which("prometheus"), reason="needs Debian's package `prometheus`")
+async def test_a_real_prometheus_reads_every_process(mesh: SmallMesh, tmp_path: Path) -> None:
+    """By the shipped example: control plane, agent and a sidecar are up, and each shows its own metrics and no other's."""
+    sidecar = f"{mesh.addresses[CATALOG[0]]}:{METRICS_PORT}"
+    targets = {
+        "control": mesh.control_url.removeprefix("http://"),
+        "agent": mesh.agent_url.removeprefix("http://"),
+        "sidecar": sidecar,
+    }
+    async with mesh.load(40.0), prometheus(tmp_path, targets) as server:
+
+        async def query(text: str) -> list[dict[str, str]]:
+            try:
+                found = await asyncio.to_thread(server.custom_query, text)
+            except (RequestException, PrometheusApiClientException) as error:
+                raise OSError(f"Prometheus: {error}") from error
+            return [{**sample["metric"], "value": sample["value"][1]} for sample in found]
+
+        async def all_up() -> bool:
+            up = {sample["process"]: sample["value"] for sample in await query('up{job="fibrin"}')}
+            answered = await query('fibrin_request_total{callee="catalog"} > 20')
+            return up == dict.fromkeys(targets, "1") and bool(answered)
+
+        await mesh.until(all_up, "Prometheus scrapes all three")
+        families: dict[str, set[str]] = {}
+        for sample in await query('{__name__=~"fibrin_.+"}'):
+            families.setdefault(sample["process"], set()).add(sample["__name__"])
+        (streams,) = await query("fibrin_xds_streams")
+        (fence,) = await query("fibrin_agent_fence")
+    for process, prefixes in (("control", CONTROL), ("agent", AGENT), ("sidecar", PROXY)):
+        assert families[process]
+        assert not {name for name in families[process] if not name.startswith(prefixes)}
+    assert (streams["process"], streams["value"]) == ("control", "4")
+    assert fence["process"] == "agent"
+    assert int(fence["value"]) >= 1
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="needs Debian's package `prometheus`")
+async def test_metrics_are_named_as_prometheus_wants_them(mesh: SmallMesh) -> None:
+    """`promtool check metrics` finds nothing to say on any process: base units, `_total` on counters, help texts."""
+    for url in (mesh.control_url, mesh.agent_url, f"http://{mesh.addresses[CATALOG[0]]}:{METRICS_PORT}"):
+        async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as response:
+            body = await response.read()
+        tool = await asyncio.create_subprocess_exec(
+            *("promtool", "check", "metrics"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        words, _ = await tool.communicate(body)
+        assert (tool.returncode, words.decode()) == (0, "")
+        kinds = Counter(re.findall(rb"^# TYPE fibrin_\w+ (\w+)$", body, re.MULTILINE))
+        assert kinds[b"counter"] >= 5
