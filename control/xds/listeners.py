@@ -33,6 +33,7 @@ from control.xds.protos import (
     Router,
     ScopedRds,
     ScopedRoutes,
+    TrafficDirection,
     VirtualHost,
     boolean,
     packed,
@@ -71,7 +72,7 @@ def outbound_listener(node: Node, options: MeshOptions) -> Message:
             scoped_rds=ScopedRds(scoped_rds_config_source=ads(options)),
         )
     )
-    return _listener(OUTBOUND, node.address, node.outbound_port, manager)
+    return _listener(OUTBOUND, node.address, node.outbound_port, manager, "OUTBOUND")
 
 
 def explicit_listener(node: Node, service: str, port: int, options: MeshOptions, *, known: bool) -> Message:
@@ -84,7 +85,7 @@ def explicit_listener(node: Node, service: str, port: int, options: MeshOptions,
         answer = DirectResponseAction(status=502, body=DataSource(inline_string=body))
         route = Route(name=f"{service}/-", match=RouteMatch(prefix="/"), direct_response=answer)
         manager.route_config.CopyFrom(_inline(service, route))
-    return _listener(explicit_name(service), node.address, port, manager)
+    return _listener(explicit_name(service), node.address, port, manager, "OUTBOUND")
 
 
 def inbound_listener(node: Node, options: MeshOptions) -> Message:
@@ -112,7 +113,7 @@ def inbound_listener(node: Node, options: MeshOptions) -> Message:
         set_current_client_cert_details=details,
     )
     _plain(manager, options)
-    listener = _listener(INBOUND, node.address, node.inbound_port, manager)
+    listener = _listener(INBOUND, node.address, node.inbound_port, manager, "INBOUND")
     listener.filter_chains[0].transport_socket.CopyFrom(downstream_tls(options))
     listener.filter_chains[0].transport_socket_connect_timeout.CopyFrom(seconds(5))
     return listener
@@ -165,11 +166,13 @@ def _inline(name: str, route: Message, removed: tuple[str, ...] = ()) -> Message
     return RouteConfiguration(name=name, virtual_hosts=hosts, response_headers_to_remove=removed)
 
 
-def _listener(name: str, address: str, port: int, manager: Message) -> Message:
+def _listener(name: str, address: str, port: int, manager: Message, direction: str) -> Message:
+    """`direction` is `INBOUND` or `OUTBOUND`: a drain of a sidecar goes by it (`/drain_listeners?inboundonly`)."""
     hcm = Filter(name="envoy.filters.network.http_connection_manager", typed_config=packed(manager))
     return Listener(
         name=name,
         stat_prefix=name.replace("|", "_"),
+        traffic_direction=TrafficDirection.Value(direction),
         address=socket_address(address, port),
         filter_chains=[FilterChain(filters=[hcm])],
     )

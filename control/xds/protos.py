@@ -45,6 +45,7 @@ HeaderValueOption: Any = base_pb2.HeaderValueOption
 Locality: Any = base_pb2.Locality
 Node: Any = base_pb2.Node
 RuntimeFractionalPercent: Any = base_pb2.RuntimeFractionalPercent
+TrafficDirection: Any = base_pb2.TrafficDirection
 TransportSocket: Any = base_pb2.TransportSocket
 HealthStatus: Any = health_check_pb2.HealthStatus
 Http1ProtocolOptions: Any = protocol_pb2.Http1ProtocolOptions

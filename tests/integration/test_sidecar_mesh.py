@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import os
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -22,6 +23,7 @@ from control.identity.leaves import Leaves
 from control.xds.server import AdsServer
 from control.xds.world import World
 from models.domain import Health, Instance
+from proxy.admin import Admin
 from proxy.run import supervise
 from proxy.spec import SidecarSpec
 from proxy.stopping import Stop
@@ -40,6 +42,15 @@ async def until(condition: Callable[[], bool], what: str, within_s: float = 15.0
     while not condition():
         assert time.monotonic() < give_up, f"not within {within_s} s: {what}"
         await asyncio.sleep(0.01)
+
+
+def accepts(host: str, port: int) -> bool:
+    """Tell whether somebody takes connections there."""
+    try:
+        socket.create_connection((host, port), 1.0).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def address() -> str:
@@ -194,6 +205,19 @@ async def test_leaving_loses_nothing(mesh: Mesh) -> None:
             await until(lambda: "catalog-2" not in mesh.instances, "catalog-2 left")
             before = mesh.seen["catalog-1"]
             await until(lambda: mesh.seen["catalog-1"] > before + 20, "catalog-1 serves all")
+        assert set(outcome) == {200}, outcome
+
+
+async def test_a_drain_closes_the_way_in_and_leaves_the_way_out(mesh: Mesh) -> None:
+    """A drained sidecar stops listening for callers, and its application can still call others to finish its work."""
+    async with mesh.sidecar("catalog-1", "catalog"), mesh.sidecar("shop-1", "shop"):
+        spec = mesh.specs["shop-1"]
+        assert accepts(spec.address, spec.inbound_port)
+        async with Admin(spec.admin_socket) as admin:
+            await admin.drain()
+        await until(lambda: not accepts(spec.address, spec.inbound_port), "the inbound listener closed")
+        async with mesh.load("shop-1", "catalog", 100) as outcome:
+            pass
         assert set(outcome) == {200}, outcome
 
 
