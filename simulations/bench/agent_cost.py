@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc.aio
 import numpy as np
 
+from agent.observe import Observer
+from agent.telemetry.decode import Decoder
 from agent.telemetry.schema import DELTA, ExportRequest, KeyValue, Resource
 from models.signals import BOUNDS_US, BUCKETS, Side
 from models.telemetry import (
@@ -36,21 +40,66 @@ _PER_REPORTER = 20  # series: ten callees, a counter and a histogram each
 _BOUNDS = np.asarray(BOUNDS_US, dtype="<f8").tobytes()
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """CPU seconds per second: of the whole agent, and of decoding and observing when done alone."""
+
+    series: int
+    total: float
+    decode: float
+    observe: float
+
+
 async def measure(*, quick: bool) -> Table:
     """Push reports of 0, 200 and 1000 series at the sidecars' pace into an agent that only watches."""
-    warm, seconds = (1.0, 1.0) if quick else (5.0, 10.0)
-    rows = []
-    for series in (0, 200, 1000):
+    warm, seconds = (1.0, 1.0) if quick else (10.0, 15.0)
+    costs = []
+    for series in (0, 200) if quick else (0, 200, 1000):
         async with Rig(0) as rig:
-            spent = await _spent(rig, series, warm, seconds)
-        per = f"{spent / series * 1000:.3f} s/s" if series else "–"
-        rows.append((str(series), str(series // _PER_REPORTER), f"{spent:.3f} s/s", per))
+            total = await _spent(rig, series, warm, seconds)
+        costs.append(Cost(series, total, *parts(series, seconds)))
+    return table(costs, judged=not quick)
+
+
+def table(costs: Sequence[Cost], *, judged: bool) -> Table:
+    """Return the costs; what is neither at rest nor decoding nor observing is the channel (gRPC) and the detectors."""
+    rest = next(cost.total for cost in costs if not cost.series)
+    rows = []
+    for cost in costs:
+        others = cost.total - rest - cost.decode - cost.observe
+        per = f"{cost.total / cost.series * 1000:.3f}" if cost.series else "–"
+        shares = (cost.total, *((cost.decode, cost.observe, others) if cost.series else ()))
+        cells = [f"{share:.3f}" for share in shares] + ["–"] * (4 - len(shares))
+        rows.append((str(cost.series), str(cost.series // _PER_REPORTER), *cells, per))
     return Table(
-        "agent CPU",
-        ("active series", "reporters", "CPU", "per 1000 series"),
+        "agent CPU, cores",
+        ("active series", "reporters", "whole agent", "decode", "observe", "channel and detectors", "per 1000 series"),
         tuple(rows),
-        f"every series active in every report, a report each {FLUSH_S * 1e3:.0f} ms",
+        f"every series active in every report, a report each {FLUSH_S * 1e3:.0f} ms; decode and observe measured alone",
+        judged=judged,
     )
+
+
+def parts(series: int, seconds: float) -> tuple[float, float]:
+    """Return the CPU seconds per second of mesh time that decoding and observing take, measured here over `seconds`."""
+    reporters = series // _PER_REPORTER
+    ticks = max(5, round(seconds / FLUSH_S))
+    decoders = [Decoder(f"caller{k}-1", lambda _: None) for k in range(reporters)]
+    observer = Observer()
+    decoding = observing = 0.0
+    for tick in range(ticks + 1):  # the first learns what tags mean, and is not counted
+        at = 1e9 + tick * FLUSH_S
+        payloads = [export(k, at) for k in range(reporters)]
+        began = time.process_time()
+        reports = [decoder.decode(payload, at) for decoder, payload in zip(decoders, payloads, strict=True)]
+        decoded = time.process_time()
+        for report in reports:
+            observer.receive(report)
+        observer.take_tick(at)
+        if tick:
+            decoding += decoded - began
+            observing += time.process_time() - decoded
+    return decoding / ticks / FLUSH_S, observing / ticks / FLUSH_S
 
 
 async def _spent(rig: Rig, series: int, warm: float, seconds: float) -> float:

@@ -1,4 +1,4 @@
-"""The arithmetic of the measurements, and their tables."""
+"""The arithmetic of the measurements, their targets, and their tables."""
 
 from __future__ import annotations
 
@@ -8,23 +8,55 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Target:
+    """A figure that has to stay at or under `limit`; both in `unit`."""
+
+    name: str
+    figure: float
+    limit: float
+    unit: str = ""
+
+    @property
+    def held(self) -> bool:
+        """Tell whether the figure is there and small enough."""
+        return self.figure <= self.limit  # false for nan: nothing measured holds nothing
+
+    def text(self) -> str:
+        """Render as `p99 ≤ 30 ms: held (12.1 ms)`."""
+        verdict = "held" if self.held else "MISSED"
+        return f"{self.name} ≤ {self.limit:g}{self.unit}: {verdict} ({self.figure:.4g}{self.unit})"
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of text under a title. `ok` is None where no target applies."""
+    """Rows of text under a title, and the targets they are held to.
+
+    `judged` is False when there were too few samples to hold a target or to miss one.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
-    ok: bool | None = None
+    targets: tuple[Target, ...] = ()
+    judged: bool = True
+
+    @property
+    def missed(self) -> tuple[Target, ...]:
+        """The targets missed; none when nothing was judged."""
+        return tuple(target for target in self.targets if not target.held) if self.judged else ()
 
     def text(self) -> str:
-        """Render with aligned columns."""
+        """Render with aligned columns, the note and a line for each target."""
         rows = (self.columns, *self.rows)
         widths = [max(len(row[k]) for row in rows) for k in range(len(self.columns))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        verdict = {True: "target held", False: "TARGET MISSED", None: ""}[self.ok]
-        end = " · ".join(part for part in (self.note, verdict) if part)
-        return "\n".join([self.title, *(f"  {line}" for line in lines), *([f"  {end}"] if end else []), ""])
+        lines += [self.note] if self.note else []
+        if self.judged:
+            lines += [target.text() for target in self.targets]
+        elif self.targets:
+            lines.append("targets not judged: too few samples (--quick)")
+        return "\n".join([self.title, *(f"  {line}" for line in lines), ""])
 
 
 def quantile(values: Sequence[float], q: float) -> float:
@@ -45,7 +77,7 @@ class Ratio:
     high: float
 
     def text(self) -> str:
-        """Render as `1.04 (1.01–1.08)`."""
+        """Render as `1.040 (1.010–1.080)`."""
         return f"{self.median:.3f} ({self.low:.3f}–{self.high:.3f})"
 
 

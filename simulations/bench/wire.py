@@ -11,6 +11,8 @@ from collections import deque
 from dataclasses import dataclass, field
 
 RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-type: text/plain\r\n\r\nok"
+GRACE_S = 2.0
+"""How long answers are waited for after the last request."""
 _END = b"\r\n\r\n"
 
 
@@ -34,10 +36,11 @@ class Application(asyncio.Protocol):
 
 @dataclass(slots=True)
 class Tally:
-    """What a load run saw: latencies in seconds, and how many answers were not 200."""
+    """What a load run saw: latencies in seconds, how many of these answers were not 200, how many never came."""
 
     latencies: list[float] = field(default_factory=list)
     failed: int = 0
+    unanswered: int = 0
 
 
 class Connection(asyncio.Protocol):
@@ -49,6 +52,7 @@ class Connection(asyncio.Protocol):
         self._free = free
         self._sent = 0.0
         self._buffer = b""
+        self.waiting = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Offer the connection for use."""
@@ -58,6 +62,7 @@ class Connection(asyncio.Protocol):
 
     def send(self) -> None:
         """Send one request."""
+        self.waiting = True
         self._sent = time.perf_counter()
         self._transport.write(self._request)
 
@@ -71,6 +76,7 @@ class Connection(asyncio.Protocol):
         if not head.startswith(b"HTTP/1.1 200"):
             self._tally.failed += 1
         self._buffer = b""
+        self.waiting = False
         self._free.append(self)
 
 
@@ -90,7 +96,7 @@ async def load(place: tuple[str, int], request: bytes, *, rate: float, seconds: 
     tally = Tally()
     free: deque[Connection] = deque()
     opened = [
-        (await loop.create_connection(lambda: Connection(request, tally, free), *place))[0] for _ in range(connections)
+        await loop.create_connection(lambda: Connection(request, tally, free), *place) for _ in range(connections)
     ]
     began = time.perf_counter()
     sent = 0
@@ -100,10 +106,11 @@ async def load(place: tuple[str, int], request: bytes, *, rate: float, seconds: 
             free.popleft().send()
             sent += 1
         await asyncio.sleep(0.001)
-    deadline = time.perf_counter() + 2
+    deadline = time.perf_counter() + GRACE_S
     while len(free) < connections and time.perf_counter() < deadline:  # noqa: ASYNC110 - answers come to protocols
         await asyncio.sleep(0.005)
-    for transport in opened:
+    for transport, connection in opened:
+        tally.unanswered += connection.waiting
         transport.close()
     return tally
 
