@@ -206,7 +206,7 @@ class ControlPlane:
         )
         if self._ads is None or not generation:
             return status
-        return replace(status, propagation=progress(self._ads.propagation(generation), self._ads.proxies()))
+        return replace(status, propagation=progress(self._ads.propagation(generation)))
 
     # Instances and edges
 

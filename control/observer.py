@@ -70,13 +70,12 @@ def view(proxy: ProxyStatus) -> ProxyView:
     )
 
 
-def progress(found: Progress, proxies: Iterable[ProxyStatus]) -> Propagation:
+def progress(found: Progress) -> Propagation:
     """Return a propagation as the API shows it, with the words of those that refused."""
-    words = {proxy.id: proxy.last_nack.message for proxy in proxies if proxy.last_nack is not None}
     return Propagation(
         generation=found.generation,
         sidecars=found.sidecars,
         acked=found.acked,
         nacked=len(found.nacked),
-        refusals=tuple(f"{name}: {words.get(name, 'refused')}" for name in found.nacked),
+        refusals=tuple(f"{name}: {found.words.get(name, 'refused')}" for name in found.nacked),
     )

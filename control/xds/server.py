@@ -22,7 +22,7 @@ import structlog
 from control.identity.leaves import Leaves
 from control.xds import metrics
 from control.xds.protos import DeltaDiscoveryRequest
-from control.xds.resources import SDS, Layer, Resource, Table
+from control.xds.resources import SDS, Resource, Table
 from control.xds.secrets import leaf_secret, roots_secret
 from control.xds.snapshot import Compiler
 from control.xds.status import Nack, Observer, Propagation, ProxyStatus, Silent
@@ -98,8 +98,8 @@ class AdsServer:
         self._streams: dict[Stream, None] = {}
         self._gone: OrderedDict[str, ProxyStatus] = OrderedDict()
         self._waiters: list[_Waiter] = []
-        self._leaves: dict[str, Resource] = {}
-        self._roots: tuple[bytes, Layer] = (b"", {})
+        self._leaves: dict[str, Table] = {}  # secrets of each sidecar
+        self._roots: tuple[bytes, Table] = (b"", Table())
         self._warned: set[str] = set()
         self._server: Any = None
         self._rotation: asyncio.Task[None] | None = None
@@ -164,8 +164,8 @@ class AdsServer:
         self._generation += 1
         self._set_at = begun
         metrics.GENERATION.set(self._generation)
-        self._watch(self._generation, begun)
         self.ring()
+        self._await(_Waiter(self._generation, set(self._streams), since=begun))  # nobody can have a new generation yet
         return self._generation
 
     def refresh(self) -> int:
@@ -182,7 +182,9 @@ class AdsServer:
 
     async def wait_acked(self, generation: int, timeout_s: float) -> Propagation:
         """Wait until every sidecar connected now has answered `generation`, or the time is over."""
-        waiter = self._watch(generation, self._monotonic(), measured=False)
+        behind = {stream for stream in self._streams if stream.acked_generation < generation}
+        waiter = _Waiter(generation, behind, since=self._monotonic(), measured=False)
+        self._await(waiter)
         try:
             async with asyncio.timeout(timeout_s):
                 await waiter.done.wait()
@@ -194,15 +196,15 @@ class AdsServer:
 
     def propagation(self, generation: int) -> Propagation:
         """Return how far `generation` got with the sidecars connected now."""
-        nacked, pending, acked = set[str](), set[str](), 0
+        words, pending, acked = dict[str, str](), set[str](), 0
         for stream in self._streams:
             if stream.acked_generation < generation:
                 pending.add(stream.node.id)
             elif stream.rejects:
-                nacked.add(stream.node.id)
+                words[stream.node.id] = stream.last_nack.message if stream.last_nack else "refused"
             else:
                 acked += 1
-        return Propagation(generation, len(self._streams), acked, tuple(sorted(nacked)), tuple(sorted(pending)))
+        return Propagation(generation, len(self._streams), acked, tuple(sorted(words)), tuple(sorted(pending)), words)
 
     # Reading
 
@@ -254,22 +256,27 @@ class AdsServer:
         self._observer.nacked(self._status(stream), nack)
 
     def _secrets(self, node: Node) -> Table:
+        """Return the sidecar's secrets: the same object for as long as they are the same."""
         bundle = self._identity.authority.bundle
-        if self._roots[0] != bundle:
-            self._roots = (bundle, {ROOTS: roots_secret(bundle)})
+        if self._roots[0] is not bundle and self._roots[0] != bundle:
+            self._roots = (bundle, Table({ROOTS: roots_secret(bundle)}))
+        roots = self._roots[1]
         if not self._registered(node):
-            return Table(self._roots[1])
+            return roots
         held = self._identity.current(node.id, spiffe_id(node.service))
-        made = self._leaves.get(node.id)
-        if made is None or made.version != held.version or (held.leaf is not None and not made.wire):
-            leaf = held.leaf
-            made = (
-                leaf_secret(leaf.certificate_pem, leaf.key_pem, held.version)
-                if leaf is not None
-                else Resource(LEAF, held.version, b"")  # the sidecar has it, we do not: never to be sent
-            )
-            self._leaves[node.id] = made
-        return Table(self._roots[1], {LEAF: made})
+        known = self._leaves.get(node.id)
+        if known is not None and known.shared is roots.shared:
+            made = known[LEAF]
+            if made.version == held.version and (made.wire or held.leaf is None):
+                return known
+        leaf = held.leaf
+        made = (
+            leaf_secret(leaf.certificate_pem, leaf.key_pem, held.version)
+            if leaf is not None
+            else Resource(LEAF, held.version, b"")  # the sidecar has it, we do not: never to be sent
+        )
+        self._leaves[node.id] = Table(roots.shared, {LEAF: made})
+        return self._leaves[node.id]
 
     def _registered(self, node: Node) -> bool:
         """A certificate is only for the service under which the sidecar's instance is registered."""
@@ -369,17 +376,14 @@ class AdsServer:
 
     # Waiting, renewing
 
-    def _watch(self, generation: int, since: float, *, measured: bool = True) -> _Waiter:
-        behind = {stream for stream in self._streams if stream.acked_generation < generation}
-        waiter = _Waiter(generation, behind, since=since, measured=measured)
-        if behind:
-            measuring = [w for w in self._waiters if w.measured]
-            if len(measuring) >= WAITERS:
-                self._waiters.remove(measuring[0])
-            self._waiters.append(waiter)
-        else:
+    def _await(self, waiter: _Waiter) -> None:
+        if not waiter.remaining:
             waiter.done.set()
-        return waiter
+            return
+        measuring = [w for w in self._waiters if w.measured]
+        if len(measuring) >= WAITERS:
+            self._waiters.remove(measuring[0])
+        self._waiters.append(waiter)
 
     def _settle(self, waiter: _Waiter) -> None:
         if not waiter.remaining and not waiter.done.is_set():

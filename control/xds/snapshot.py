@@ -41,11 +41,23 @@ class ServiceResources:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shared:
-    """What a world contributes to every sidecar."""
+    """What a world contributes to every sidecar. A table that most have as it is is one object for all of them."""
 
     layers: Mapping[str, Layer]
     services: frozenset[str]
-    for_caller: Mapping[str, Layer]  # caller → its own route tables
+    endpoints: Table
+    scopes: Table
+    routes: Table
+    for_caller: Mapping[str, Table]  # caller → its routes, its own tables among them
+
+
+@dataclass(slots=True, eq=False)
+class _Own:
+    """What was built for one sidecar, and of what."""
+
+    known: frozenset[str]  # services of its explicit listeners that exist
+    clusters: Table
+    listeners: Table
 
 
 def build(world: World, node: Node, options: MeshOptions | None = None) -> Snapshot:
@@ -63,20 +75,19 @@ class Compiler:
     _services: dict[str, tuple[ServicePolicy, tuple[Instance, ...], ServiceResources]] = field(default_factory=dict)
     _hosts: tuple[tuple[str, tuple[str, ...]], ...] = ()
     _scopes: dict[tuple[str, str], Resource] = field(default_factory=dict)
-    _nodes: dict[Node, tuple[frozenset[str], Mapping[str, Layer]]] = field(default_factory=dict)
+    _nodes: dict[Node, _Own] = field(default_factory=dict)
 
     def build(self, world: World, node: Node) -> Snapshot:
         """Return the snapshot of `node` in `world`."""
         shared = self.shared(world)
         own = self._own(node, shared)
-        routes = shared.for_caller.get(node.service, EMPTY)
         return Snapshot(
             {
-                CDS: Table(shared.layers[CDS], own[CDS]),
-                EDS: Table(shared.layers[EDS]),
-                LDS: Table(EMPTY, own[LDS]),
-                SRDS: Table(shared.layers[SRDS]),
-                RDS: Table(shared.layers[RDS], routes),
+                CDS: own.clusters,
+                EDS: shared.endpoints,
+                LDS: own.listeners,
+                SRDS: shared.scopes,
+                RDS: shared.for_caller.get(node.service, shared.routes),
             }
         )
 
@@ -108,10 +119,9 @@ class Compiler:
         before = self._shared
         fresh[SRDS] = self._scope_layer(policies)
         layers = {kind: _same(before.layers[kind] if before else None, fresh[kind]) for kind in SHARED_TYPES}
-        for_caller = {c: _same(before.for_caller.get(c) if before else None, layer) for c, layer in callers.items()}
         self._services = remembered
         self._world = world
-        self._shared = Shared(layers, frozenset(names), for_caller)
+        self._shared = _shared(layers, frozenset(names), callers, before)
         return self._shared
 
     def _scope_layer(self, policies: Sequence[ServicePolicy]) -> dict[str, Resource]:
@@ -125,15 +135,18 @@ class Compiler:
         }
         return {host: made for (host, _), made in self._scopes.items()}
 
-    def _own(self, node: Node, shared: Shared) -> Mapping[str, Layer]:
+    def _own(self, node: Node, shared: Shared) -> _Own:
         known = frozenset(name for name, _ in node.listen if name in shared.services)
+        clusters = shared.layers[CDS]
         found = self._nodes.get(node)
-        if found is None or found[0] != known:
+        if found is None or found.known != known:
             if len(self._nodes) >= NODES_REMEMBERED:
                 self._nodes.clear()
-            found = (known, node_resources(node, known, self.options))
-            self._nodes[node] = found
-        return found[1]
+            made = node_resources(node, known, self.options)
+            found = self._nodes[node] = _Own(known, Table(clusters, made[CDS]), Table(EMPTY, made[LDS]))
+        elif found.clusters.shared is not clusters:
+            found.clusters = Table(clusters, found.clusters.own)
+        return found
 
 
 def service_resources(policy: ServicePolicy, instances: tuple[Instance, ...], options: MeshOptions) -> ServiceResources:
@@ -187,6 +200,25 @@ def _kept_layer(before: Layer, after: Layer) -> Layer:
         name: old if (old := before.get(name)) is not None and old.version == new.version else new
         for name, new in after.items()
     }
+
+
+def _shared(
+    layers: Mapping[str, Layer], services: frozenset[str], callers: Mapping[str, Layer], before: Shared | None
+) -> Shared:
+    """Put the tables together; one whose layers are those of the world before stays the same object."""
+
+    def table(old: Table | None, kind: str, own: Layer = EMPTY) -> Table:
+        own = _same(old.own if old else None, own)
+        return old if old is not None and old.shared is layers[kind] and old.own is own else Table(layers[kind], own)
+
+    return Shared(
+        layers,
+        services,
+        endpoints=table(before.endpoints if before else None, EDS),
+        scopes=table(before.scopes if before else None, SRDS),
+        routes=table(before.routes if before else None, RDS),
+        for_caller={c: table(before.for_caller.get(c) if before else None, RDS, own) for c, own in callers.items()},
+    )
 
 
 def _same(before: Layer | None, after: Layer) -> Layer:

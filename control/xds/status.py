@@ -56,13 +56,17 @@ class ProxyStatus:
 
 @dataclass(frozen=True, slots=True)
 class Propagation:
-    """How far a generation got: of `sidecars` connected ones, which have confirmed, refused, not answered."""
+    """How far a generation got: of `sidecars` connected ones, which have confirmed, refused, not answered.
+
+    `words` is what those that refused said last.
+    """
 
     generation: int
     sidecars: int
     acked: int
     nacked: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()
+    words: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final, Protocol
 
 import structlog
@@ -24,6 +25,13 @@ log = structlog.get_logger(__name__)
 
 WARMING_S: Final = 1.0
 """How long routes wait for new clusters to be confirmed. A route to a warming cluster is a 503."""
+
+
+# looked up once: a label costs more than the count
+_COUNTERS: Final = {
+    kind: (metrics.PUSHES.labels(short), metrics.RESOURCES.labels(short), metrics.BYTES.labels(short))
+    for kind, short in SHORT.items()
+}
 
 
 class Source(Protocol):
@@ -156,7 +164,7 @@ class Stream:
                 table = self._source.resendable(self.node)
         batch = subscription.plan(table)
         if batch.names:
-            await self._respond(subscription, Batch(batch.names, (), batch.payload), generation)
+            await self._respond(subscription, replace(batch, removed=()) if batch.removed else batch, generation)
         if subscription.singles:
             # All are awaited before the first is sent, or the generation would look answered in between.
             batches = subscription.retries()
@@ -168,10 +176,10 @@ class Stream:
         await self._write(subscription.kind, batch, subscription.respond(batch, generation))
 
     async def _write(self, kind: str, batch: Batch, data: bytes) -> None:
-        kind = SHORT[kind]
-        metrics.PUSHES.labels(kind).inc()
-        metrics.RESOURCES.labels(kind).inc(len(batch.names))
-        metrics.BYTES.labels(kind).inc(len(data))
+        pushes, resources, sent_bytes = _COUNTERS[kind]
+        pushes.inc()
+        resources.inc(len(batch.names))
+        sent_bytes.inc(len(data))
         await self._send(data)
 
     async def _clusters_went(

@@ -23,7 +23,8 @@ class Batch:
 
     names: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
-    payload: bytes | None = None  # the serialised resources, when they are known already
+    payload: bytes | None = None  # the serialised resources and
+    versions: Mapping[str, str] | None = None  # their versions, when they are known already
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,29 +36,45 @@ class Sent:
     removed: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What leads from one layer to another: the changed names, their bytes and their versions; the removed names."""
+
+    changed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    payload: bytes = b""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+_STAY: Final = Step()
+_NOTHING: Final = Batch()
+
+
 class Memory:
     """What streams share: differences between layers with their bytes, and sets of names. Bounded."""
 
-    __slots__ = ("_differences", "_names")
+    __slots__ = ("_names", "_steps")
     SIZE: Final = 64
 
     def __init__(self) -> None:
-        self._differences: OrderedDict[tuple[int, int], tuple[Layer, Layer, Difference, bytes]] = OrderedDict()
+        self._steps: OrderedDict[tuple[int, int], tuple[Layer, Layer, Step]] = OrderedDict()
         self._names: dict[frozenset[str], frozenset[str]] = {}
 
-    def difference(self, old: Layer, new: Layer) -> tuple[Difference, bytes]:
-        """Return what leads from `old` to `new` and the bytes of the changed resources."""
+    def step(self, old: Layer, new: Layer) -> Step:
+        """Return what leads from `old` to `new`; the same object for all that ask."""
         if old is new:
-            return Difference(), b""
+            return _STAY
         key = (id(old), id(new))
-        known = self._differences.get(key)
+        known = self._steps.get(key)
         if known is None:  # the entry keeps both layers alive, so their ids stay theirs
-            step = difference(old, new)
-            known = (old, new, step, b"".join(new[name].wire for name in step.changed))
-            self._differences[key] = known
-            if len(self._differences) > self.SIZE:
-                self._differences.popitem(last=False)
-        return known[2], known[3]
+            found = difference(old, new)
+            payload = b"".join(new[name].wire for name in found.changed)
+            versions = {name: new[name].version for name in found.changed}
+            known = (old, new, Step(found.changed, found.removed, payload, versions))
+            self._steps[key] = known
+            if len(self._steps) > self.SIZE:
+                self._steps.popitem(last=False)
+        return known[2]
 
     def intern(self, names: frozenset[str]) -> frozenset[str]:
         """Return an equal set that others hold already."""
@@ -110,13 +127,15 @@ class Subscription:
 
     def plan(self, table: Table) -> Batch:
         """Return what has to be sent for `table` to be in force, and count it as sent."""
-        shared, payload = self.memory.difference(self.sent.shared, table.shared)
+        if table is self.sent and not (self.fresh or self.forced or self.held):
+            return _NOTHING
+        shared = self.memory.step(self.sent.shared, table.shared)
         own = difference(self.sent.own, table.own) if self.sent.own is not table.own else Difference()
         simple = not (own.changed or own.removed or table.own or self.fresh or self.forced or self.held)
         if simple and (self.wildcard or self.names.issuperset(shared.changed)):
             self.sent = table
             removed = tuple(name for name in shared.removed if self.wants(name))
-            return Batch(shared.changed, removed, payload)
+            return Batch(shared.changed, removed, shared.payload, shared.versions)
         changed = {name for name in shared.changed if name not in table.own} | set(own.changed)
         changed |= {name for name in own.removed if name in table.shared}
         gone = {name for name in (*shared.removed, *own.removed) if name not in table}
@@ -141,9 +160,11 @@ class Subscription:
         if payload is None:
             payload = b"".join(self.sent[name].wire for name in batch.names)
         self.sent_nonce = nonce
-        versions = {name: self.sent[name].version for name in batch.names}
+        versions = batch.versions
+        if versions is None:
+            versions = {name: self.sent[name].version for name in batch.names}
         self.outstanding[nonce] = Sent(generation, versions, batch.removed)
-        parts = [payload, _field(4, self.kind), _field(5, nonce)]
+        parts = [payload, _TYPE_FIELD[self.kind], _field(5, nonce)]
         parts += [_field(6, name) for name in batch.removed]
         return b"".join(parts)
 
@@ -188,3 +209,6 @@ def _named(names: Iterable[str], message: str) -> tuple[str, ...]:
 def _field(number: int, text: str) -> bytes:
     data = text.encode()
     return bytes((number << 3 | 2,)) + varint(len(data)) + data
+
+
+_TYPE_FIELD: Final = {kind: _field(4, kind) for kind in SHORT}
