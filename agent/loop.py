@@ -163,7 +163,7 @@ class HealingLoop:
             outcomes = self._s.sight.take_tick(now)
             self.history.add(now, outcomes)
             self._s.mesh.see(outcomes)
-            self._s.detector.update(now, outcomes, self._s.sight.saturation(now))
+            self._s.detector.update(now, outcomes, self._s.sight.saturation(now), lag_s=self._s.sight.lag(now))
             self._look(now)
             self._triage.sort(self._anomalies, now)
             for track in list(self._tracks.values()):

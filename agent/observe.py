@@ -26,6 +26,7 @@ REPORTER_GONE_S: Final = 300.0
 """A sidecar nobody expects any more is forgotten after this long."""
 _SWEEP_EVERY_S: Final = 10.0
 _GAUGE_FRESH_S: Final = 2.0
+_LAG_OF_S: Final = 0.5
 
 _log = structlog.get_logger(__name__)
 
@@ -106,6 +107,14 @@ class Observer:
         """Return how full each instance is, from reports of the last two seconds, sorted by instance."""
         fresh = (one for at, one in self._saturation.values() if now - at <= _GAUGE_FRESH_S)
         return tuple(sorted(fresh, key=lambda one: one.instance))
+
+    def lag(self, now: float) -> float:
+        """Return by how many seconds the last reports came later than usual (median over sidecars, 0 without any).
+
+        All of them late at once means that this machine, or all of them, are held up.
+        """
+        late = sorted(w.lag_s for w in self._witnesses.values() if now - w.heard_at <= _LAG_OF_S)
+        return late[len(late) // 2] if late else 0.0
 
     def trust(self, now: float) -> Mapping[str, Trust]:
         """Return what to think of each expected sidecar's telemetry."""

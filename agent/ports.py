@@ -36,6 +36,10 @@ class Sight(Protocol):
         """Return how full each instance is."""
         ...
 
+    def lag(self, now: float) -> float:
+        """Return by how many seconds telemetry comes later than usual."""
+        ...
+
     def reporters(self) -> int:
         """Return how many sidecars have ever reported and are still expected to."""
         ...
@@ -50,9 +54,14 @@ class Detector(Protocol):
         ...
 
     def update(
-        self, at: float, outcomes: Mapping[Series, Outcomes], saturation: Iterable[Saturation] = ()
+        self,
+        at: float,
+        outcomes: Mapping[Series, Outcomes],
+        saturation: Iterable[Saturation] = (),
+        *,
+        lag_s: float = 0.0,
     ) -> tuple[Anomaly, ...]:
-        """Take one tick; return what alarmed in it."""
+        """Take one tick, its telemetry `lag_s` seconds later than usual; return what alarmed in it."""
         ...
 
     def baseline(self, series: Series, signal: Signal) -> Baseline | None:

@@ -24,6 +24,9 @@ RESET_S: Final = 2.0
 IDLE_S: Final = 5.0
 """Without a request for this long a reporting sidecar is idle."""
 
+LEAST_DRIFT_S: Final = 0.0001
+"""By this much per report the least time on the way is allowed to grow: clocks drift apart, by far less."""
+
 _MISSED_AFTER_S: Final = 2.5 * FLUSH_S
 
 
@@ -43,16 +46,21 @@ BLIND: Final = frozenset({Trust.SILENT, Trust.FROZEN, Trust.SKEWED})
 
 
 class Witness:
-    """What is remembered of one sidecar to judge its telemetry. Times are Unix seconds of our clock."""
+    """What is remembered of one sidecar to judge its telemetry. Times are Unix seconds of our clock.
+
+    `lag_s` is how much longer than the fastest of the last minutes its last report was on the way, whatever its clock says.
+    """
 
     __slots__ = (
         "_busy_at",
         "_clock_moved_at",
+        "_least_s",
         "_reset_at",
         "_sent_at",
         "_uptime",
         "_uptime_moved_at",
         "heard_at",
+        "lag_s",
         "skew_s",
     )
 
@@ -60,6 +68,8 @@ class Witness:
         at = report.received_at
         self.heard_at = at
         self.skew_s = 0.0
+        self.lag_s = 0.0
+        self._least_s = float("inf")
         self._busy_at = float("-inf")
         self._reset_at = float("-inf")
         self._sent_at = report.sent_at
@@ -72,6 +82,8 @@ class Witness:
         at = report.received_at
         self.heard_at = at
         self.skew_s = report.sent_at - at
+        self._least_s = min(at - report.sent_at, self._least_s + LEAST_DRIFT_S)
+        self.lag_s = at - report.sent_at - self._least_s
         if report.outcomes:
             self._busy_at = at
         if report.uptime_s < self._uptime:

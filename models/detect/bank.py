@@ -19,9 +19,10 @@ import numpy as np
 
 from models.detect import columns
 from models.detect.baseline import Baseline, FloatArray, IntArray, quantile
-from models.detect.budget import FalseAlarmBudget
+from models.detect.budget import FalseAlarmBudget, level
 from models.detect.errors import ErrorDetector
 from models.detect.finding import Finding
+from models.detect.graph import Graph
 from models.detect.latency import LatencyDetector
 from models.detect.saturation import Fullness, SaturationDetector
 from models.detect.traffic import TrafficDetector
@@ -37,7 +38,14 @@ KNOWN_REQUESTS: Final = 20.0
 FORGET_S: Final = 6 * 3600.0
 """A series not seen for this long loses its row."""
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+LATE_TICKS: Final = 2.0
+LAG_S: Final = 0.04
+"""Telemetry that arrives this much later than usual was held up; on an idle machine it varies by 0.01 s."""
+
+LOOKS_S: Final = 10.0
+"""Over how long the number of tests per second is averaged, seconds."""
+
 LN10: Final = math.log(10)
 MAX_ROUTES: Final = 200_000
 
@@ -59,10 +67,11 @@ class DetectorBank:
         self._rows: dict[Series, int] = {}
         self._keys: dict[int, Series] = {}
         self._free: list[int] = []
-        self._callees: dict[str, int] = {}
         self._routes: dict[Series, tuple[int, ...]] = {}
         self._alarm_at: dict[tuple[int, Signal], float] = {}
         self._service = np.zeros(0, dtype=np.int64)
+        self._graph = Graph()
+        self._looks_per_s = 0.0
         self._learnt_at: float | None = None
         self._now = 0.0
 
@@ -77,36 +86,68 @@ class DetectorBank:
 
     @property
     def threshold(self) -> float:
-        """Present alarm threshold of each stream, natural-log e-value."""
-        return self.budget.threshold(self.streams)
+        """Present alarm threshold of a stream that alarms alone, natural-log e-value."""
+        return self.budget.nats(self._looks_per_s)
 
     def update(
-        self, at: float, outcomes: Mapping[Series, Outcomes], saturation: Iterable[Saturation] = ()
+        self,
+        at: float,
+        outcomes: Mapping[Series, Outcomes],
+        saturation: Iterable[Saturation] = (),
+        *,
+        lag_s: float = 0.0,
     ) -> tuple[Anomaly, ...]:
-        """Take what arrived in one tick that ends at `at` (Unix s); return the anomalies that alarmed in it."""
+        """Take what arrived in one tick that ends at `at` (Unix s); return the anomalies that alarmed in it.
+
+        `lag_s` is how much later than usual the tick's telemetry arrived, seconds. It, or a tick that comes more than
+        `LATE_TICKS` tick lengths after the one before, tells of a machine that is held up: then latencies say little.
+        """
+        late = lag_s > LAG_S
+        if self._learnt_at is not None:
+            late = late or at - self._now > LATE_TICKS / self.budget.ticks_per_s
         self._now = at
         if self._learnt_at is None:
             self._learnt_at = at
         rows, requests, errors, latency = self._gather(outcomes)
-        threshold = self.threshold
-        some = np.flatnonzero(requests > 0)
-        slow = np.flatnonzero(latency.any(axis=1))
-        alarms = [
-            (Signal.ERRORS, self._errors.update(at, rows[some], requests[some], errors[some], threshold)),
-            (
-                Signal.LATENCY,
-                self._latency.update(at, rows[slow], latency[slow], self._service[rows[slow]], threshold),
-            ),
-        ]
+        some, slow = np.flatnonzero(requests > 0), np.flatnonzero(latency.any(axis=1))
         everyone = self._everyone()
+        self._look(len(some) + len(slow) + int(self._traffic.table.watched.sum()))
+        threshold = self.threshold
+        self._errors.update(at, rows[some], requests[some], errors[some], threshold)
+        services = self._service[rows[slow]]
+        self._latency.update(
+            at, rows[slow], latency[slow], services=services, graph=self._graph, threshold=threshold, late=late
+        )
         counts = np.zeros(len(self._service))
         counts[rows] = requests
-        alarms.append((Signal.TRAFFIC, self._traffic.update(at, everyone, counts[everyone], threshold)))
+        self._traffic.update(at, everyone, counts[everyone], threshold)
+        alarms = self._alarms(rows[some], rows[slow], everyone)
         if at - self._learnt_at >= LEARN_EVERY_S:
             self._learn(at, everyone)
         new = [self._anomaly(int(row), signal, at) for signal, found in alarms for row in found]
         new += [self._full(instance) for instance in self._saturation.update(at, saturation)]
         return tuple(sorted(new, key=_order))
+
+    def _look(self, looks: int) -> None:
+        """Note how many streams are tested in this tick; the threshold follows the average, from the most possible on."""
+        rate = looks * self.budget.ticks_per_s
+        self._looks_per_s = self._looks_per_s or self.streams * self.budget.ticks_per_s
+        blend = 1 / (LOOKS_S * self.budget.ticks_per_s)
+        self._looks_per_s += blend * (rate - self._looks_per_s)
+
+    def _alarms(self, erring: IntArray, slow: IntArray, everyone: IntArray) -> tuple[tuple[Signal, IntArray], ...]:
+        """Return who alarms in this tick, by signal."""
+        streams = (
+            (Signal.ERRORS, self._errors, erring),
+            (Signal.LATENCY, self._latency, slow),
+            (Signal.TRAFFIC, self._traffic, everyone),
+        )
+        waiting = [(signal, test, rows[~test.table.alarmed[rows]]) for signal, test, rows in streams]
+        at_least = level(self.threshold, np.concatenate([test.evidence(rows) for _, test, rows in waiting]))
+        alarms = tuple((signal, test.alarm(rows, at_least)) for signal, test, rows in waiting)
+        for service in np.unique(self._service[np.concatenate([rows for _, rows in alarms])]).tolist():
+            self._latency.blame(service, self._graph)
+        return alarms
 
     @property
     def active(self) -> tuple[Anomaly, ...]:
@@ -132,14 +173,14 @@ class DetectorBank:
             row = self._rows.get(key)
             if row is None:
                 continue
-            e, counts = self._errors.table, self._latency.table.counts[row]
+            e, counts = self._errors.table, self._latency.histogram(row)
             requests = float(max(e.requests[row], counts.sum()))
             if requests < KNOWN_REQUESTS:
                 continue
             return Baseline(
                 signal=signal,
                 error_ratio=float(e.ratio[row]),
-                latency=counts.copy(),
+                latency=counts,
                 p50_s=quantile(counts, 0.5),
                 p99_s=quantile(counts, 0.99),
                 rps=float(self._traffic.rate(np.asarray([row]))[0]),
@@ -164,13 +205,17 @@ class DetectorBank:
         arrays: dict[str, columns.Column] = {"service": self._service}
         for prefix, table in self._tables():
             arrays |= {prefix + name: column for name, column in columns.columns(table).items()}
+        arrays |= {name: getattr(owner, attribute) for name, owner, attribute in self._wholes()}
         head = {
             "format": FORMAT,
             "series": [[row, *(str(part) for part in _parts(key))] for key, row in sorted(self._rows.items())],
             "free": self._free,
-            "callees": self._callees,
+            "services": list(self._graph.numbers),
+            "edges": sorted(self._graph.edges),
+            "looks_per_s": self._looks_per_s,
+            "rounds": self._latency.rounds,
             "alarms": [[row, str(signal), at] for (row, signal), at in sorted(self._alarm_at.items())],
-            "priors": [self._errors.prior_requests, self._errors.prior_dispersion, self._latency.common_s],
+            "priors": [self._errors.prior_requests, self._errors.prior_dispersion],
             "learnt_at": self._learnt_at,
             "now": self._now,
             "saturation": {name: asdict(state) for name, state in sorted(self._saturation.instances.items())},
@@ -203,19 +248,34 @@ class DetectorBank:
             raise ValueError(f"format {head['format']}, wanted {FORMAT}")
         for prefix, table in self._tables():
             columns.load(table, arrays, prefix)
+        for name, owner, attribute in self._wholes():
+            setattr(owner, attribute, arrays[name])
         self._service = arrays["service"]
         for row, side, *names in head["series"]:
             self._rows[Series(Side(side), *names)] = int(row)
         self._keys = {row: key for key, row in self._rows.items()}
         self._free = [int(row) for row in head["free"]]
-        self._callees = {str(name): int(number) for name, number in head["callees"].items()}
+        for name in head["services"]:
+            self._graph.number(str(name))
+        for caller, callee in head["edges"]:
+            self._graph.add(int(caller), int(callee))
         self._alarm_at = {(int(row), Signal(signal)): float(at) for row, signal, at in head["alarms"]}
-        self._errors.prior_requests, self._errors.prior_dispersion, self._latency.common_s = map(float, head["priors"])
+        self._errors.prior_requests, self._errors.prior_dispersion = map(float, head["priors"])
+        self._looks_per_s, self._latency.rounds = float(head["looks_per_s"]), int(head["rounds"])
         self._learnt_at, self._now = head["learnt_at"], float(head["now"])
         self._saturation.instances = {name: Fullness(**state) for name, state in head["saturation"].items()}
 
     def _tables(self) -> tuple[tuple[str, object], ...]:
         return (("e.", self._errors.table), ("l.", self._latency.table), ("t.", self._traffic.table))
+
+    def _wholes(self) -> tuple[tuple[str, object, str], ...]:
+        """Name the arrays that belong to no row: (name in the saved state, owner, attribute)."""
+        common = self._latency.common
+        return (
+            ("shape", self._latency, "shape"),
+            ("shift", self._latency.shift, "sums"),
+            *((f"common.{name}", common, name) for name in ("recent", "again", "fresh", "long")),
+        )
 
     def _everyone(self) -> IntArray:
         return np.sort(np.fromiter(self._keys, dtype=np.int64, count=len(self._keys)))
@@ -252,6 +312,8 @@ class DetectorBank:
             if len(self._routes) >= MAX_ROUTES:
                 self._routes.clear()
             routed = tuple(self._row(key) for key in views(series))
+            if series.caller:
+                self._graph.add(self._graph.number(series.caller), self._graph.number(series.callee))
             self._routes[series] = routed
         return routed
 
@@ -268,7 +330,7 @@ class DetectorBank:
             self._free = list(range(bigger - 1, size - 1, -1))
         row = self._free.pop()
         self._rows[key], self._keys[row] = row, key
-        self._service[row] = self._callees.setdefault(key.callee, len(self._callees))
+        self._service[row] = self._graph.number(key.callee)
         self._errors.open(np.asarray([row]))
         self._errors.table.last_at[row] = self._now
         self._traffic.table.watched[row] = key.side is Side.SERVER

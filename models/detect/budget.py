@@ -3,8 +3,9 @@
 Every detector of this package is an *e-detector*: a statistic `M` with `E[M_τ] ≤ E[τ]` (τ in ticks) under every
 distribution of its null, for every stopping time. An alarm at `M ≥ c` then has an average run length of at least `c`
 ticks, by construction, however often one looks (Shin, Ramdas, Rinaldo: "E-detectors: a nonparametric framework for
-sequential change detection", 2022/2024; Lorden 1971 for the CUSUM it contains). Over `N` simultaneous streams the
-rates of false alarms add at worst (whatever their dependence), so each stream gets `1/N` of the mesh's budget.
+sequential change detection", 2022/2024; Lorden 1971 for the CUSUM it contains). Over many streams the sum of all `M`
+is at most the number of looks at any of them, whatever their dependence: at `M ≥ c` the whole mesh has an average of
+at least `c` looks between false alarms. A stream without news is not looked at and costs nothing.
 
 Example:
     >>> budget = FalseAlarmBudget()
@@ -17,6 +18,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
+from models.detect.baseline import FloatArray
 from models.errors import InvalidInput
 
 DAY_S = 86_400.0
@@ -51,4 +55,25 @@ class FalseAlarmBudget:
 
     def threshold(self, streams: int) -> float:
         """Return the alarm threshold of one of `streams` streams as a natural-log e-value."""
-        return math.log(self.run_length(streams))
+        return self.nats(max(1, streams) * self.ticks_per_s)
+
+    def nats(self, looks_per_s: float) -> float:
+        """Return the threshold of each stream, natural-log e-value, when all streams together are tested so often."""
+        return math.log(max(1.0, looks_per_s * self.period_s / self.alarms))
+
+
+def level(threshold: float, evidence: FloatArray) -> float:
+    """Return the natural-log e-value at which the streams of one tick alarm, at most `threshold`.
+
+    `evidence` are the natural-log e-values of streams that have not alarmed. Where `k` of them reach
+    `threshold − ln k` together, all of them alarm (e-BH: Wang & Ramdas 2022). The event that anyone alarms keeps its
+    average run length, because then the *sum* of all e-detectors has reached the threshold, which bounds it anyway.
+
+    >>> level(20.0, np.asarray([19.5, 19.4, 3.0])) < 19.4
+    True
+    >>> level(20.0, np.asarray([19.5, 3.0]))
+    20.0
+    """
+    ranked = np.sort(evidence[evidence >= threshold - math.log(max(1, len(evidence)))])[::-1]
+    reached = np.flatnonzero(ranked >= threshold - np.log(np.arange(1, len(ranked) + 1)))
+    return threshold - math.log(reached[-1] + 1) if len(reached) else threshold

@@ -113,14 +113,14 @@ class ErrorDetector:
         """Prepare new rows (capacity must exist)."""
         self._believe(rows)
 
-    def update(self, at: float, rows: IntArray, requests: FloatArray, errors: FloatArray, threshold: float) -> IntArray:
-        """Take one tick of distinct `rows` with `requests > 0`; return the rows that alarm in this very tick.
+    def update(self, at: float, rows: IntArray, requests: FloatArray, errors: FloatArray, threshold: float) -> None:
+        """Take one tick of distinct `rows` with `requests > 0`.
 
         `threshold` is the natural-log e-value of an alarm.
         """
         t = self.table
         if not len(rows):
-            return rows
+            return
         good = requests - errors
         bound = t.bound[rows][:, None]
         dispersion = t.dispersion[rows][:, None]
@@ -138,7 +138,6 @@ class ErrorDetector:
         t.run_ticks[rows] = np.where(restart, 0, t.run_ticks[rows]) + (errors > 0)[:, None]
         self._collect(at, rows, requests, errors)
         self._quiet(at, rows, good, errors)
-        return self._alarms(rows, threshold)
 
     def evidence(self, rows: IntArray) -> FloatArray:
         """Return the natural-log e-value of each row (mixture over faults with equal weights)."""
@@ -210,7 +209,8 @@ class ErrorDetector:
         t.recent_errors[rows] = t.recent_errors[rows] * RECENT_KEEP + errors
         t.episode_requests[rows] += requests * ~well
 
-    def _alarms(self, rows: IntArray, threshold: float) -> IntArray:
+    def alarm(self, rows: IntArray, threshold: float) -> IntArray:
+        """Return those of `rows` that alarm now, at a natural-log e-value of `threshold`."""
         t = self.table
         over: IntArray = rows[(self.evidence(rows) >= threshold) & ~t.alarmed[rows]]
         if not len(over):

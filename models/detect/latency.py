@@ -1,24 +1,17 @@
 """Latency as a whole distribution: sequential bets that requests have become slower than the learnt histogram allows.
 
-Null: latencies are stochastically not larger than `f0`, the learnt baseline (smoothed, with a heavy tail for what was
-never seen) slowed by `MARGIN` — a service within 15 % of its normal is well. Alternatives: the baseline slowed by a
-factor on the log scale, for all or for a quarter of the requests. The bet on a request in bucket `b` is the likelihood
-ratio, made non-decreasing in `b`, capped, and normalised so that `Σ f0·bet = 1`: monotone bets have expectation ≤ 1
-under *every* distribution stochastically below `f0` (testing by betting: Shafer 2021; Waudby-Smith & Ramdas 2023).
-Their logarithms are CUSUMmed and mixed as in `models.detect.errors`.
+What one request is worth comes from `models.detect.bets`; the logarithms of the bets are CUSUMmed and mixed as in
+`models.detect.errors` (e-detectors: Shin, Ramdas, Rinaldo 2022). Guards, each of which can only lower the evidence:
 
-Guards, each of which can only lower the evidence:
-
-* common mode: a stalled machine slows everything at once. What a typical *other* service shows in the same tick is
-  not news about this one: when the median service shows evidence, the largest mean evidence of any service
-  per request is subtracted, for at most `COMMON_S` on end (what lasts longer is real, whatever it is);
-* requests of one tick share queues and garbage collections: their correlation is learnt (Pearson, on the probability
-  integral transform) and the evidence divided by the variance inflation it means;
+* common mode: a tick counts no more than how rare such a tick is elsewhere in the mesh (`models.detect.common`);
+* requests of one tick share queues and garbage collections: a tick counts no more than how rare such a tick is in the
+  series' own past, and a second slow tick in a row no more than how rarely those come in pairs elsewhere;
+* a late tick (the process that runs the detectors was itself held up) says next to nothing;
 * no single tick gives more than `TICK_SHARE` of the threshold: at least three slow ticks;
 * practical significance: p50 or p90 since the onset is at least `SLOWER` × and `SLOWER_S` above the baseline's.
 
 Assumptions: a fixed grid (`models.signals`); drift slower than about 20 % in 10 s is learnt, not alarmed. Learning lags
-by 2.5–5 s and stops while the series is suspicious.
+by up to 2.5 s and waits while the series is suspicious.
 """
 
 from __future__ import annotations
@@ -27,122 +20,113 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 from scipy import special
 
-from models.detect.baseline import BUCKETS_PER_DECADE, BoolArray, FloatArray, IntArray, quantile
-from models.detect.finding import HOLD_S, MAX_NATS, QUIET_NATS, QUIET_S, SILENT_S, SUSPICION_NATS, Finding
-from models.signals import BUCKETS
+from models.detect.baseline import MIDS_S, BoolArray, FloatArray, IntArray, quantile
+from models.detect.bets import ASSUMED, SLOWDOWNS, STEP, Logs, bets, pooled
+from models.detect.common import CommonMode
+from models.detect.finding import HOLD_S, MAX_NATS, QUIET_NATS, QUIET_S, SILENT_S, Finding
+from models.detect.graph import Graph
+from models.detect.shift import MeshShift
+from models.detect.window import BELOW, WIDTH, fold, middle, moved, unfold
 
-SLOWDOWNS: Final[tuple[tuple[float, float], ...]] = ((1.8, 1.0), (2.5, 1.0), (5.0, 1.0), (10.0, 1.0), (8.0, 0.25))
-"""(factor, share of requests slowed), one CUSUM each."""
-
-MARGIN: Final = 1.15
-TAIL: Final = 0.004
-TAIL_PER_DECADE: Final = 0.3
-"""The tail's weight falls to this per decade of latency."""
-
-BET_CAP: Final = 5.0
 TICK_SHARE: Final = 0.45
-MIN_TICKS: Final = 3.0
-MIN_REQUESTS: Final = 5.0
+MIN_TICKS: Final = 3
+MIN_REQUESTS: Final = 4.0
 SLOWER: Final = 1.5
-SLOWER_S: Final = 0.005
+SLOWER_S: Final = 0.010
 HALF_LIFE_S: Final = 600.0
 ARMED_REQUESTS: Final = 30.0
-MIN_SERVICES: Final = 5
-COMMON_S: Final = 3.0
-MAX_DISPERSION: Final = 8.0
-DISPERSION_PRIOR: Final = 4.0
+SUSPICION_NATS: Final = 3.0
+SLOW_NATS: Final = 2.0
+"""Evidence above which a tick is called slow."""
+
+LATE_NATS: Final = 0.5
+"""What a late tick is worth at most."""
+
+OWN_TICKS: Final = 5.0
+"""Ticks that must be known before the series' own past limits what a tick is worth."""
+
+OWN_SLOW: Final = 2.0
+"""Slow ticks that the assumed excess of a slow tick, 1 nat, counts for in the series' own past."""
+
 RECENT_KEEP: Final = 0.9
+STRAY: Final = 2
+"""A window is laid anew when its median strayed this many buckets from its place."""
 
+STALE_SHARE: Final = 0.05
+"""Bets are computed anew when what is known grew by this share, and once per `ROUNDS` calls of `learn` anyhow."""
 
-def _shift(factor: float) -> FloatArray:
-    """Return the (BUCKETS, BUCKETS) matrix that slows a row distribution by `factor`; the last bucket absorbs."""
-    places = np.log10(factor) * BUCKETS_PER_DECADE
-    whole, part = int(np.floor(places)), float(places - np.floor(places))
-    matrix = np.zeros((BUCKETS, BUCKETS))
-    for b in range(BUCKETS):
-        matrix[b, min(b + whole, BUCKETS - 1)] += 1 - part
-        matrix[b, min(b + whole + 1, BUCKETS - 1)] += part
-    return matrix
+ROUNDS: Final = 12
 
-
-def _blur() -> FloatArray:
-    kernel = np.eye(BUCKETS) * 0.5 + np.eye(BUCKETS, k=1) * 0.25 + np.eye(BUCKETS, k=-1) * 0.25
-    return np.asarray(kernel / kernel.sum(axis=1, keepdims=True))
-
-
-_BLUR: Final = _blur()
-_NULL: Final = _shift(MARGIN)
-_SLOWED: Final = np.stack([share * _shift(factor) + (1 - share) * np.eye(BUCKETS) for factor, share in SLOWDOWNS])
-
-
-def bets(counts: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return log bets, shape (rows, slowdowns, BUCKETS), and centred ranks, shape (rows, BUCKETS), for baselines `counts`.
-
-    `counts` has shape (rows, BUCKETS), any positive weights. Ranks are the probability integral transform minus ½.
-    """
-    total = counts.sum(axis=1, keepdims=True)
-    known = (counts @ _BLUR) / np.maximum(total, 1e-9)
-    middle = np.argmax(np.cumsum(known, axis=1) >= 0.5, axis=1)[:, None]  # noqa: PLR2004 # the median
-    steps = np.arange(BUCKETS)[None, :] - middle
-    tail = np.where(steps >= 0, TAIL_PER_DECADE ** (np.maximum(steps, 0) / BUCKETS_PER_DECADE), 1e-4)
-    tail /= tail.sum(axis=1, keepdims=True)
-    share = TAIL + 2.0 / (total + 100.0)
-    smooth = (1 - share) * known + share * tail
-    null = smooth @ _NULL
-    slowed = np.einsum("rb,kbc->rkc", smooth, _SLOWED)
-    ratio = np.maximum.accumulate(slowed / np.maximum(null, 1e-12)[:, None, :], axis=2)
-    ratio = np.minimum(ratio, np.exp(BET_CAP))
-    ratio /= np.einsum("rb,rkb->rk", null, ratio)[:, :, None]
-    below = np.cumsum(smooth, axis=1)
-    return np.log(np.maximum(ratio, 1e-3)), below - smooth / 2 - 0.5
+Small = npt.NDArray[np.float32]
 
 
 @dataclass(slots=True)
 class LatencyTable:
-    """Columns: baseline, what waits to be learnt, bets, CUSUMs, episode."""
+    """Columns: baseline, what waits to be learnt, bets, CUSUMs, episode. Windows are those of `models.detect.window`."""
 
-    counts: FloatArray  # (rows, BUCKETS)
-    cross: FloatArray  # Σ over ticks of the cross products of ranks
-    own: FloatArray  # Σ of the squared ranks
-    noise: FloatArray  # Σ of the variance that `cross` has when requests are independent
-    dispersion: FloatArray
-    bets: FloatArray  # (rows, slowdowns, BUCKETS)
-    ranks: FloatArray  # (rows, BUCKETS)
-    fresh: FloatArray  # (rows, BUCKETS)
-    ripe: FloatArray
-    held_s: FloatArray
-    wealth: FloatArray  # (rows, slowdowns)
-    start: FloatArray
-    run_ticks: FloatArray
-    run: FloatArray  # (rows, BUCKETS): since any CUSUM left zero
+    offset: npt.NDArray[np.int16]  # first bucket of the windows
+    seen: Small  # requests ever
+    requests: Small  # behind the baseline
+    counts: Small  # (rows, WIDTH)
+    fresh: npt.NDArray[np.uint16]  # (rows, WIDTH)
+    ticks: Small  # behind the baseline
+    slow: Small  # slow ones of these
+    excess: Small  # Σ of their evidence beyond `SLOW_NATS`
+    fresh_ticks: Small
+    fresh_slow: Small
+    fresh_excess: Small
+    was_slow: BoolArray  # the tick before
+    mean_s: Small  # of the baseline
+    bets: Logs  # (rows, slowdowns, WIDTH)
+    betted: Small  # requests behind the bets
+    held_s: Small
+    wealth: Small  # (rows, slowdowns)
+    start: FloatArray  # (rows, slowdowns) Unix s
+    run_ticks: npt.NDArray[np.uint16]  # (rows, slowdowns)
+    run: npt.NDArray[np.float16]  # (rows, WIDTH): since any CUSUM left zero; the recent window once alarmed
     alarmed: BoolArray
     onset: FloatArray
-    slowdown: IntArray  # index of the alternative that alarmed
-    episode_requests: FloatArray
-    recent: FloatArray  # (rows, BUCKETS)
-    calm: FloatArray
+    slowdown: npt.NDArray[np.int8]  # index of the alternative that alarmed
+    episode_requests: Small
+    calm: Small
     calm_since: FloatArray
     last_at: FloatArray
 
 
 def empty_table() -> LatencyTable:
     """Return a table without rows."""
-    buckets, slowdowns = {"counts", "ranks", "fresh", "ripe", "run", "recent"}, {"wealth", "start", "run_ticks"}
-    arrays: dict[str, FloatArray] = {}
-    for name in LatencyTable.__slots__:
-        if name in buckets:
-            arrays[name] = np.zeros((0, BUCKETS))
-        elif name in slowdowns:
-            arrays[name] = np.zeros((0, len(SLOWDOWNS)))
-        elif name not in {"alarmed", "slowdown", "bets"}:
-            arrays[name] = np.zeros(0)
+    many = len(SLOWDOWNS)
     return LatencyTable(
-        alarmed=np.zeros(0, dtype=np.bool_),
-        slowdown=np.zeros(0, dtype=np.int64),
-        bets=np.zeros((0, len(SLOWDOWNS), BUCKETS)),
-        **arrays,
+        offset=np.zeros(0, np.int16),
+        seen=np.zeros(0, np.float32),
+        requests=np.zeros(0, np.float32),
+        counts=np.zeros((0, WIDTH), np.float32),
+        fresh=np.zeros((0, WIDTH), np.uint16),
+        ticks=np.zeros(0, np.float32),
+        slow=np.zeros(0, np.float32),
+        excess=np.zeros(0, np.float32),
+        fresh_ticks=np.zeros(0, np.float32),
+        fresh_slow=np.zeros(0, np.float32),
+        fresh_excess=np.zeros(0, np.float32),
+        was_slow=np.zeros(0, np.bool_),
+        mean_s=np.zeros(0, np.float32),
+        bets=np.zeros((0, many, WIDTH), np.int8),
+        betted=np.zeros(0, np.float32),
+        held_s=np.zeros(0, np.float32),
+        wealth=np.zeros((0, many), np.float32),
+        start=np.zeros((0, many)),
+        run_ticks=np.zeros((0, many), np.uint16),
+        run=np.zeros((0, WIDTH), np.float16),
+        alarmed=np.zeros(0, np.bool_),
+        onset=np.zeros(0),
+        slowdown=np.zeros(0, np.int8),
+        episode_requests=np.zeros(0, np.float32),
+        calm=np.zeros(0, np.float32),
+        calm_since=np.zeros(0),
+        last_at=np.zeros(0),
     )
 
 
@@ -151,122 +135,203 @@ class LatencyDetector:
 
     def __init__(self, tick_s: float) -> None:
         self.table = empty_table()
+        self.common = CommonMode(tick_s)
+        self.shift = MeshShift(tick_s)
+        self.shape = ASSUMED
         self._tick_s = tick_s
-        self.common_s = 0.0  # seconds on end in which most services were slow
+        self.rounds = 0
 
-    def update(self, at: float, rows: IntArray, counts: FloatArray, services: IntArray, threshold: float) -> IntArray:
-        """Take one tick of distinct `rows` with at least one request each; return the rows that alarm in this tick.
+    def update(
+        self,
+        at: float,
+        rows: IntArray,
+        counts: FloatArray,
+        *,
+        services: IntArray,
+        graph: Graph,
+        threshold: float,
+        late: bool = False,
+    ) -> None:
+        """Take one tick of distinct `rows` with at least one request each.
 
-        `counts` has shape (rows, BUCKETS); `services` numbers the callee of each row (for the common mode);
-        `threshold` is the natural-log e-value of an alarm.
+        `counts` has shape (rows, BUCKETS); `services` numbers the callee of each row and `graph` knows who calls whom
+        (for the common mode); `threshold` is the natural-log e-value of an alarm.
+        `late` says that this tick came late.
         """
         t = self.table
         if not len(rows):
-            return rows
-        requests = counts.sum(axis=1)
-        gain = np.einsum("rb,rkb->rk", counts, t.bets[rows])
-        behind: FloatArray = t.counts[rows].sum(axis=1)
-        common = common_mode(gain, requests, services, np.flatnonzero(behind))
-        self.common_s = self.common_s + self._tick_s if common.any() else 0.0
-        if self.common_s <= COMMON_S:
-            gain -= requests[:, None] * common
-        gain = np.minimum(gain / t.dispersion[rows][:, None].clip(min=1), TICK_SHARE * threshold)
+            return
+        new = t.seen[rows] == 0
+        if new.any():
+            t.offset[rows[new]] = middle(counts[new]) - BELOW
+        known = t.requests[rows] >= ARMED_REQUESTS
+        extra = counts @ MIDS_S - counts.sum(axis=1) * t.mean_s[rows]
+        judged = known & ~t.alarmed[rows]
+        self.shift.see(services[judged], counts[judged].sum(axis=1), np.maximum(extra[judged], 0))
+        seen = fold(counts, t.offset[rows].astype(np.int64)).astype(np.float32)
+        requests = seen.sum(axis=1)
+        gain = np.einsum("rb,rkb->rk", seen, t.bets[rows].astype(np.float32)) * np.float32(STEP)
+        gain[~known] = 0
+        gain = self._uncommon(gain, extra / requests, services, graph)
+        gain = np.minimum(gain, self._worth(rows, gain, services, graph, late=late)[:, None])
+        gain = np.minimum(gain, TICK_SHARE * threshold).astype(np.float32)
         before = t.wealth[rows]
         restart = before <= 0
-        armed = behind >= ARMED_REQUESTS
-        t.wealth[rows] = np.where(armed[:, None], np.minimum(np.maximum(before, 0) + gain, MAX_NATS), 0.0)
+        t.wealth[rows] = np.minimum(np.maximum(before, 0) + gain, MAX_NATS)
         t.start[rows] = np.where(restart, at - self._tick_s, t.start[rows])
         t.run_ticks[rows] = np.where(restart, 0, t.run_ticks[rows]) + (gain > 0)
-        t.run[rows] = np.where(restart.all(axis=1, keepdims=True), 0, t.run[rows]) + counts
-        self._collect(at, rows, counts, requests)
+        self._collect(at, rows, seen, requests, np.asarray(restart.all(axis=1), dtype=np.bool_))
         self._quiet(at, rows, gain)
-        return self._alarms(rows, threshold)
 
     def evidence(self, rows: IntArray) -> FloatArray:
         """Return the natural-log e-value of each row (mixture over slowdowns with equal weights)."""
-        wealth = np.maximum(self.table.wealth[rows], 0)
+        wealth = np.maximum(self.table.wealth[rows], 0).astype(np.float64)
         mixed: FloatArray = special.logsumexp(wealth, axis=1) - np.log(len(SLOWDOWNS))
         return mixed
 
-    def learn(self, at: float, elapsed_s: float, rows: IntArray) -> None:
-        """Let what has ripened into the baseline; call every few seconds with all open rows."""
-        t = self.table
-        keep = 0.5 ** (elapsed_s / HALF_LIFE_S)
-        suspicious = self.evidence(rows) + np.log(len(SLOWDOWNS)) > SUSPICION_NATS
-        held = np.where(suspicious, t.held_s[rows] + elapsed_s, 0.0)
-        t.held_s[rows] = held
-        free = rows[~t.alarmed[rows] & (~suspicious | (held >= HOLD_S))]
-        moved = free[t.ripe[free].any(axis=1)]
-        for column in (t.counts, t.cross, t.own, t.noise):
-            column[rows] *= keep
-        t.counts[free] += t.ripe[free]
-        t.ripe[free] = t.fresh[free]
-        t.fresh[free] = 0
-        t.wealth[free[t.held_s[free] >= HOLD_S]] = 0
-        excess = np.maximum(t.cross[rows] - np.sqrt(t.noise[rows]), 0)
-        t.dispersion[rows] = np.clip(1 + excess / (t.own[rows] + DISPERSION_PRIOR), 1, MAX_DISPERSION)
-        if len(moved):
-            t.bets[moved], t.ranks[moved] = bets(t.counts[moved])
-        self.reset(rows[t.alarmed[rows] & (at - t.last_at[rows] > SILENT_S)])
-
-    def finding(self, row: int) -> Finding:
-        """Describe an alarmed row: medians in seconds, or the 90th percentiles when those moved more."""
-        t = self.table
-        recent = t.recent[row] if t.recent[row].any() else t.run[row]
-        pairs = [(quantile(recent, q), quantile(t.counts[row], q)) for q in (0.5, 0.9)]
-        observed, expected = max(pairs, key=lambda p: p[0] / p[1])
-        nats = float(self.evidence(np.asarray([row]))[0])
-        return Finding(float(t.onset[row]), observed, expected, nats, int(t.episode_requests[row]))
-
-    def reset(self, rows: IntArray) -> None:
-        """Forget alarm state and whatever was not learnt yet; keep the baselines."""
-        t = self.table
-        for column in (t.wealth, t.run_ticks, t.run, t.calm, t.calm_since, t.held_s, t.fresh, t.ripe, t.recent):
-            column[rows] = 0
-        t.alarmed[rows] = False
-
-    def significant(self, row: int, seen: FloatArray) -> bool:
-        """Return whether `seen` is slower than the baseline by a margin that matters to a user."""
-        for q in (0.5, 0.9):
-            new, old = quantile(seen, q), quantile(self.table.counts[row], q)
-            if new >= SLOWER * old and new - old >= SLOWER_S:
-                return True
-        return False
-
-    def _collect(self, at: float, rows: IntArray, counts: FloatArray, requests: FloatArray) -> None:
-        t = self.table
-        well = ~t.alarmed[rows]
-        t.fresh[rows] += counts * well[:, None]
-        learning = well & (self.evidence(rows) + np.log(len(SLOWDOWNS)) < SUSPICION_NATS)
-        total = np.einsum("rb,rb->r", counts, t.ranks[rows])
-        own = np.einsum("rb,rb->r", counts, t.ranks[rows] ** 2)
-        t.cross[rows] += (total**2 - own) * learning
-        t.own[rows] += own * learning
-        t.noise[rows] += np.where(requests > 1, 2 * own**2, 0.0) * learning
-        t.last_at[rows] = at
-        t.recent[rows] = t.recent[rows] * RECENT_KEEP + counts
-        t.episode_requests[rows] += requests * ~well
-
-    def _alarms(self, rows: IntArray, threshold: float) -> IntArray:
+    def alarm(self, rows: IntArray, threshold: float) -> IntArray:
+        """Return those of `rows` that alarm now, at a natural-log e-value of `threshold`."""
         t = self.table
         over = rows[(self.evidence(rows) >= threshold) & ~t.alarmed[rows]]
         alarms: list[int] = []
         for row in over.tolist():
             best = int(np.argmax(t.wealth[row]))
-            requests = float(t.run[row].sum())
-            if t.run_ticks[row, best] < MIN_TICKS or requests < MIN_REQUESTS or not self.significant(row, t.run[row]):
+            requests = float(t.run[row].sum(dtype=np.float64))
+            if t.run_ticks[row, best] < MIN_TICKS or requests < MIN_REQUESTS or not self.significant(row):
                 continue
             alarms.append(row)
             t.alarmed[row] = True
             t.onset[row] = t.start[row, best]
             t.slowdown[row] = best
             t.episode_requests[row] = requests
-            t.recent[row] = t.run[row]
-            t.fresh[row] = t.ripe[row] = 0
-            t.calm[row] = 0
+            for column in (t.fresh, t.fresh_ticks, t.fresh_slow, t.fresh_excess, t.calm):
+                column[row] = 0
         return np.asarray(alarms, dtype=np.int64)
 
-    def _quiet(self, at: float, rows: IntArray, gain: FloatArray) -> None:
+    def learn(self, at: float, elapsed_s: float, rows: IntArray) -> None:
+        """Let what has ripened into the baseline; call every few seconds with all open rows."""
+        t = self.table
+        keep = np.float32(0.5 ** (elapsed_s / HALF_LIFE_S))
+        suspicious = t.wealth[rows].max(axis=1, initial=0) > SUSPICION_NATS
+        held = np.where(suspicious, t.held_s[rows] + elapsed_s, 0.0)
+        t.held_s[rows] = held
+        for column in (t.counts, t.requests, t.ticks, t.slow, t.excess, t.betted):
+            column[rows] *= keep
+        free = rows[~t.alarmed[rows] & (~suspicious | (held >= HOLD_S))]
+        free = free[t.fresh_ticks[free] > 0]
+        t.counts[free] += t.fresh[free]
+        t.requests[free] += t.fresh[free].sum(axis=1, dtype=np.float32)
+        t.ticks[free] += t.fresh_ticks[free]
+        t.slow[free] += t.fresh_slow[free]
+        t.excess[free] += t.fresh_excess[free]
+        for fresh in (t.fresh, t.fresh_ticks, t.fresh_slow, t.fresh_excess):
+            fresh[free] = 0
+        t.wealth[free[t.held_s[free] >= HOLD_S]] = 0
+        self.common.learn(elapsed_s)
+        self.rounds = (self.rounds + 1) % ROUNDS
+        self.shape = pooled(t.counts[rows])
+        due = (t.requests[free] - t.betted[free] > STALE_SHARE * t.requests[free]) | (free % ROUNDS == self.rounds)
+        self._bet(free[due])
+        self.reset(rows[t.alarmed[rows] & (at - t.last_at[rows] > SILENT_S)])
+
+    def blame(self, service: int, graph: Graph) -> None:
+        """Note that `service` has a fault: what it and its callers showed lately is not how the mesh is."""
+        self.common.forget(service, graph)
+        self.shift.forget(service, graph)
+
+    def histogram(self, row: int) -> FloatArray:
+        """Return the learnt histogram of a row on the mesh's grid, shape (BUCKETS,)."""
+        t = self.table
+        full: FloatArray = unfold(t.counts[[row]], t.offset[[row]].astype(np.int64))[0]
+        return full
+
+    def finding(self, row: int) -> Finding:
+        """Describe an alarmed row: medians in seconds, or the 90th percentiles when those moved more."""
+        t = self.table
+        observed, expected = max(self._quantiles(row), key=lambda p: p[0] / p[1])
+        nats = float(self.evidence(np.asarray([row]))[0])
+        return Finding(float(t.onset[row]), observed, expected, nats, int(t.episode_requests[row]))
+
+    def reset(self, rows: IntArray) -> None:
+        """Forget alarm state and whatever was not learnt yet; keep the baselines."""
+        t = self.table
+        for column in (t.wealth, t.run_ticks, t.run, t.calm, t.calm_since, t.held_s, t.fresh):
+            column[rows] = 0
+        for fresh in (t.fresh_ticks, t.fresh_slow, t.fresh_excess):
+            fresh[rows] = 0
+        t.was_slow[rows] = t.alarmed[rows] = False
+
+    def significant(self, row: int) -> bool:
+        """Return whether the run is slower than the baseline by a margin that matters to a user."""
+        return any(new >= SLOWER * old and new - old >= SLOWER_S for new, old in self._quantiles(row))
+
+    def _quantiles(self, row: int) -> tuple[tuple[float, float], ...]:
+        """Return (p50, p90) of the run, each with the baseline's, seconds."""
+        t = self.table
+        both = np.stack([t.run[row].astype(np.float64), t.counts[row].astype(np.float64)])
+        new, old = unfold(both, np.repeat(t.offset[[row]].astype(np.int64), 2))
+        return tuple((quantile(new, q), quantile(old, q)) for q in (0.5, 0.9))
+
+    def _uncommon(self, gain: Small, extra_s: FloatArray, services: IntArray, graph: Graph) -> Small:
+        """Return the evidence, none in favour of slowness where a request's extra time is within what is no news."""
+        some = np.flatnonzero(gain.max(axis=1) > 0)
+        if len(some):
+            which, place = np.unique(services[some], return_inverse=True)
+            least = np.maximum(SLOWER_S, self.shift.tolerated(which, graph)[place])
+            within = some[extra_s[some] < least]
+            gain[within] = np.minimum(gain[within], 0)
+        return gain
+
+    def _worth(self, rows: IntArray, gain: Small, services: IntArray, graph: Graph, *, late: bool) -> FloatArray:
+        """Return the most nats that this tick may be worth for each row; note which ticks are slow."""
+        t = self.table
+        evidence = np.maximum(gain.max(axis=1), 0).astype(np.float64)
+        slow = evidence >= SLOW_NATS
+        worth = np.full(len(rows), np.inf)
+        judged = np.flatnonzero((t.requests[rows] >= ARMED_REQUESTS) & ~t.alarmed[rows])
+        before = t.was_slow[rows[judged]]
+        worth[judged] = self.common.caps(evidence[judged], services[judged], before, graph)
+        beyond = evidence - SLOW_NATS
+        usual = (t.excess[rows] + OWN_SLOW) / (t.slow[rows] + OWN_SLOW)
+        own = beyond / usual - np.log(np.maximum(t.slow[rows], 1e-12) / (t.ticks[rows] + OWN_TICKS))
+        worth = np.where(slow, np.minimum(worth, np.maximum(own, 0)), worth)
+        t.was_slow[rows] = slow
+        well = ~t.alarmed[rows]
+        t.fresh_ticks[rows] += well
+        t.fresh_slow[rows] += slow & well
+        t.fresh_excess[rows] += np.where(slow & well, beyond, 0)
+        return np.asarray(np.minimum(worth, LATE_NATS if late else np.inf))
+
+    def _bet(self, rows: IntArray) -> None:
+        """Compute the bets of `rows` anew; lay windows anew whose median strayed."""
+        t = self.table
+        if not len(rows):
+            return
+        stray = middle(t.counts[rows]) - BELOW
+        far = rows[np.abs(stray) >= STRAY]
+        if len(far):
+            old = t.offset[far].astype(np.int64)
+            new = old + stray[np.abs(stray) >= STRAY]
+            for column in (t.counts, t.fresh, t.run):
+                column[far] = moved(column[far], old, new)
+            t.offset[far] = new
+        t.bets[rows] = bets(t.counts[rows], self.shape)
+        t.betted[rows] = t.requests[rows]
+        full = unfold(t.counts[rows], t.offset[rows].astype(np.int64))
+        t.mean_s[rows] = full @ MIDS_S / np.maximum(full.sum(axis=1), 1e-9)
+
+    def _collect(self, at: float, rows: IntArray, seen: Small, requests: Small, restart: BoolArray) -> None:
+        t = self.table
+        well = ~t.alarmed[rows]
+        t.fresh[rows] = np.minimum(t.fresh[rows] + seen * well[:, None], np.iinfo(np.uint16).max)
+        run = np.where(restart[:, None] & well[:, None], 0, t.run[rows].astype(np.float32))
+        run *= np.where(well, 1.0, RECENT_KEEP)[:, None]
+        t.run[rows] = np.minimum(run + seen, np.finfo(np.float16).max)
+        t.seen[rows] += requests
+        t.last_at[rows] = at
+        t.episode_requests[rows] += requests * ~well
+
+    def _quiet(self, at: float, rows: IntArray, gain: Small) -> None:
         """Run the bet the other way round; quiet also wants the recent window back within the practical margin."""
         t = self.table
         for i in np.flatnonzero(t.alarmed[rows]).tolist():
@@ -276,24 +341,5 @@ class LatencyDetector:
             if was <= 0:
                 t.calm_since[row] = at
             t.calm[row] = calm
-            long_enough = at - t.calm_since[row] >= QUIET_S
-            if calm >= QUIET_NATS and long_enough and not self.significant(row, t.recent[row]):
+            if calm >= QUIET_NATS and at - t.calm_since[row] >= QUIET_S and not self.significant(row):
                 self.reset(np.asarray([row]))
-
-
-def common_mode(gain: FloatArray, requests: FloatArray, services: IntArray, known: IntArray) -> FloatArray:
-    """Return the evidence per request, per slowdown, that is no news because most services show some.
-
-    Zero unless the median service has positive evidence; then the largest over services. Also zero when fewer
-    than `MIN_SERVICES` services with a baseline (rows `known`) answered in this tick: then nobody can tell.
-    """
-    names, index = np.unique(services[known], return_inverse=True)
-    if len(names) < MIN_SERVICES:
-        return np.zeros(gain.shape[1])
-    sums = np.zeros((len(names), gain.shape[1]))
-    counts = np.zeros(len(names))
-    np.add.at(sums, index, gain[known])
-    np.add.at(counts, index, requests[known])
-    each = sums / counts[:, None]
-    common: FloatArray = np.where(np.median(each, axis=0) > 0, each.max(axis=0), 0.0)
-    return common

@@ -65,8 +65,8 @@ class TrafficDetector:
         t = self.table
         return np.where(t.learnt_s[rows] > 0, t.learnt[rows] / np.maximum(t.learnt_s[rows], 1e-9), 0.0)
 
-    def update(self, at: float, rows: IntArray, requests: FloatArray, threshold: float) -> IntArray:
-        """Take one tick of *all* open rows (`requests` 0 where nothing came); return the rows that alarm in this tick."""
+    def update(self, at: float, rows: IntArray, requests: FloatArray, threshold: float) -> None:
+        """Take one tick of *all* open rows (`requests` 0 where nothing came)."""
         t, dt = self.table, self._tick_s
         blend = dt / RATE_S
         t.recent[rows] += blend * (requests / dt - t.recent[rows])
@@ -86,6 +86,14 @@ class TrafficDetector:
         t.wealth[rows] = np.where(watched, np.clip(np.maximum(0, t.wealth[rows]) + gain, 0, MAX_NATS), 0.0)
         back = t.alarmed[rows] & (t.recent[rows] >= normal)
         self.reset(rows[back])
+
+    def evidence(self, rows: IntArray) -> FloatArray:
+        """Return the natural-log e-value of each row."""
+        return self.table.wealth[rows]
+
+    def alarm(self, rows: IntArray, threshold: float) -> IntArray:
+        """Return those of `rows` that alarm now, at a natural-log e-value of `threshold`."""
+        t = self.table
         alarms = rows[(t.wealth[rows] >= threshold) & ~t.alarmed[rows] & (t.run[rows] >= 1)]
         t.alarmed[alarms] = True
         return alarms

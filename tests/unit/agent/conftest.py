@@ -102,6 +102,10 @@ class FakeSight:
         del now
         return ()
 
+    def lag(self, now: float) -> float:
+        del now
+        return 0.0
+
     def reporters(self) -> int:
         return len(TOPOLOGY.instances)
 
@@ -118,9 +122,14 @@ class ScriptedDetector:
         return self.alarms
 
     def update(
-        self, at: float, outcomes: Mapping[Series, Outcomes], saturation: Iterable[Saturation] = ()
+        self,
+        at: float,
+        outcomes: Mapping[Series, Outcomes],
+        saturation: Iterable[Saturation] = (),
+        *,
+        lag_s: float = 0.0,
     ) -> tuple[Anomaly, ...]:
-        del at, outcomes, saturation
+        del at, outcomes, saturation, lag_s
         return ()
 
     def baseline(self, series: Series, signal: Signal) -> Baseline | None:

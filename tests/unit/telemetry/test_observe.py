@@ -251,3 +251,18 @@ def test_the_number_of_edges_on_metrics_is_bounded() -> None:
     requests = next(iter(exposition.collect()))
     assert len(requests.samples) == MAX_EDGES + 1
     assert sum(one.value for one in requests.samples) == MAX_EDGES + 5
+
+
+def test_telemetry_that_comes_later_than_usual_tells_of_a_machine_that_is_held_up() -> None:
+    """The lag is what most reports took longer than usual, whatever their clocks say; one slow sidecar is none."""
+    observer = Observer()
+    assert observer.lag(T0) == 0.0
+    names = {"a-1": -0.3, "b-1": 0.5, "c-1": -0.002}  # clocks ahead and behind
+    for name, skew in names.items():
+        heartbeats(observer, T0, T0 + 10, reporter=name, skew=skew)
+    assert observer.lag(T0 + 10) == pytest.approx(0.0, abs=1e-3)
+    observer.receive(report(T0 + 10.0, reporter="a-1", skew=-0.6))
+    assert observer.lag(T0 + 10) == pytest.approx(0.0, abs=1e-3)
+    observer.receive(report(T0 + 10.1, reporter="b-1", skew=0.3))
+    observer.receive(report(T0 + 10.1, reporter="c-1", skew=-0.152))
+    assert observer.lag(T0 + 10.2) == pytest.approx(0.2, abs=5e-3)

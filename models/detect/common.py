@@ -1,0 +1,144 @@
+"""What is no news about one series because others show the like: the mesh's own record of how slow ticks get.
+
+A stalled machine, a paused hypervisor or somebody's test run beside the mesh slows many series in the same ticks, not
+all of them and not alike. No model of one series foresees that; the other series show it. So the evidence one tick gives
+against a series is never believed beyond how rare such a tick is elsewhere — an empirical null (Efron 2004), taken
+
+* in this very tick, among the services that a fault of this one would not reach (all but itself and its callers,
+  direct or not), the most conspicuous of them left out: a second faulty service must not hide the first;
+* in the last seconds, among the same services: a starved machine hits one process after the other;
+* in the long run, over the whole mesh: after a thousand ticks nobody knows a probability of one in a million;
+
+and if slow ticks follow on slow ticks elsewhere, a second slow tick in a row is worth only what that leaves. Every cap
+can only lower evidence, so the guarantees of the bets stay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from models.detect.baseline import BoolArray, FloatArray, IntArray
+from models.detect.graph import Graph
+
+BIN: Final = 0.5
+"""Width of a bin of evidence per tick, nats."""
+
+BINS: Final = 25
+SLOW_BIN: Final = 4
+"""From this bin on (2 nats) a tick is called slow."""
+
+RECENT_S: Final = 5.0
+"""Half-life of what counts as the last seconds."""
+
+LONG_S: Final = 900.0
+"""Half-life of the long run."""
+
+FEW: Final = 6.0
+"""Slow ticks elsewhere that must be seen for their persistence to count half."""
+
+FEW_PER_SERVICE: Final = 3.0
+"""Slow ticks of one service that count for persistence at most."""
+
+EXACT: Final = 64
+"""More conspicuous services than this in one tick are a storm: then all of the mesh but oneself is the comparison."""
+
+PSEUDO: Final = 1.0
+
+
+def _table(width: int) -> FloatArray:
+    return np.zeros((0, width))
+
+
+@dataclass(slots=True)
+class CommonMode:
+    """Counts of (series, tick) pairs by service and evidence. `tick_s` is the time between two ticks, seconds."""
+
+    tick_s: float
+    recent: FloatArray = field(default_factory=lambda: _table(BINS))  # (services, BINS), last seconds
+    again: FloatArray = field(default_factory=lambda: _table(2))  # (services, slow ticks | of these after a slow one)
+    fresh: FloatArray = field(default_factory=lambda: _table(BINS))  # (services, BINS), not yet learnt
+    long: FloatArray = field(default_factory=lambda: np.zeros(BINS))
+
+    def caps(self, evidence: FloatArray, services: IntArray, slow_before: BoolArray, graph: Graph) -> FloatArray:
+        """Enter one tick; return the most nats that each row's evidence of this tick may be believed.
+
+        `evidence` (rows,) is the tick's evidence of rows that are not alarmed, in nats, `services` the callee of each,
+        `slow_before` whether its tick before was slow. `graph` tells whom a fault of each would slow.
+        """
+        caps = np.full(len(evidence), np.inf)
+        if not len(evidence):
+            return caps
+        self._grow(int(services.max()) + 1)
+        bins = np.clip(evidence / BIN, 0, BINS - 1).astype(np.int64)
+        tick = np.bincount(services * BINS + bins, minlength=self.recent.size).reshape(self.recent.shape)
+        slow = bins >= SLOW_BIN
+        self.recent = self.recent * 0.5 ** (self.tick_s / RECENT_S) + tick
+        self.fresh += tick
+        pairs = np.stack([slow, slow & slow_before], axis=1)
+        self.again *= 0.5 ** (self.tick_s / RECENT_S)
+        np.add.at(self.again, services, pairs)
+        news = np.flatnonzero(bins >= SLOW_BIN // 2)
+        if not len(news):
+            return caps
+        beyond = _beyond(self.long)
+        caps[news] = -np.log((beyond[bins[news]] + PSEUDO) / (beyond[0] + PSEUDO))
+        which, place = np.unique(services[news], return_inverse=True)
+        elsewhere = self._elsewhere(which, graph)
+        for counts in (tick.astype(np.float64), self.recent):
+            share = _share(counts, elsewhere)
+            caps[news] = np.minimum(caps[news], -np.log(np.maximum(share[place, bins[news]], 1e-12)))
+        lasting = -np.log(np.maximum(self._persistence(elsewhere)[place], 1e-12))
+        caps[news] = np.where(slow_before[news], np.minimum(caps[news], lasting), caps[news])
+        return np.asarray(np.maximum(caps, 0.0))
+
+    def learn(self, elapsed_s: float) -> None:
+        """Let what was seen since the last call into the long run."""
+        self.long = self.long * 0.5 ** (elapsed_s / LONG_S) + self.fresh.sum(axis=0)
+        self.fresh[:] = 0
+
+    def forget(self, service: int, graph: Graph) -> None:
+        """Drop what `service` and its callers showed lately: it has a fault, and that is no normal."""
+        for name in {service, *graph.upstream(service)}:
+            if name < len(self.fresh):
+                for table in (self.fresh, self.recent, self.again):
+                    table[name] = 0
+
+    def _grow(self, services: int) -> None:
+        missing = services - len(self.recent)
+        if missing > 0:
+            for name in ("recent", "again", "fresh"):
+                old: FloatArray = getattr(self, name)
+                setattr(self, name, np.concatenate([old, np.zeros((missing, old.shape[1]))]))
+
+    def _elsewhere(self, which: IntArray, graph: Graph) -> BoolArray:
+        """Return for each service of `which` the services to compare it with, shape (len(which), services)."""
+        found = np.ones((len(which), len(self.recent)), dtype=np.bool_)
+        for i, service in enumerate(which.tolist()):
+            found[i, service] = False
+            if len(which) <= EXACT:
+                found[i, [name for name in graph.upstream(service) if name < len(self.recent)]] = False
+        return found
+
+    def _persistence(self, elsewhere: BoolArray) -> FloatArray:
+        """Return how often a slow tick followed on a slow tick elsewhere, 0–1, per row of `elsewhere`."""
+        some = np.minimum(1.0, FEW_PER_SERVICE / np.maximum(self.again[:, 0], 1e-9))
+        sums = elsewhere @ (self.again * some[:, None])
+        return np.asarray(sums[:, 1] / (sums[:, 0] + FEW))
+
+
+def _beyond(counts: FloatArray) -> FloatArray:
+    """Return the counts in each bin and above, along the last axis."""
+    return np.asarray(np.flip(np.cumsum(np.flip(counts, -1), -1), -1))
+
+
+def _share(counts: FloatArray, elsewhere: BoolArray) -> FloatArray:
+    """Return the share of pairs elsewhere in each bin or above, shape (len(elsewhere), BINS), without the worst service."""
+    beyond = _beyond(counts)
+    sums, totals = elsewhere @ beyond, elsewhere @ beyond[:, :1]
+    if len(elsewhere) <= EXACT:
+        worst = np.max(np.where(elsewhere[:, :, None], beyond[None], 0.0), axis=1)
+        sums -= worst
+    return np.asarray(np.maximum(sums, 0) / np.maximum(totals, 1.0))

@@ -1,0 +1,50 @@
+"""Latency histograms of many series in little memory: a window of the mesh's grid around each series' own median.
+
+A window has `WIDTH` of the grid's `BUCKETS` at full resolution, from `BELOW` buckets below the median bucket (a fifth of
+the median) upwards (to about 150 times the median); what lies outside is counted in its outermost buckets. Positions in
+windows are relative to the median, so that windows of different series can be compared and added.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from models.detect.baseline import FloatArray, IntArray
+from models.signals import BUCKETS
+
+WIDTH: Final = 36
+BELOW: Final = 8
+
+Grid = FloatArray | IntArray | npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.uint16]
+
+
+def middle(counts: Grid) -> IntArray:
+    """Return the bucket of the median of each row of `counts` (rows, buckets); 0 for an empty row."""
+    below = np.cumsum(counts, axis=1, dtype=np.float64)
+    found: IntArray = np.argmax(below >= below[:, -1:] / 2, axis=1)
+    return found
+
+
+def fold(counts: Grid, offset: IntArray) -> FloatArray:
+    """Return the windows, shape (rows, WIDTH), of full histograms (rows, BUCKETS) that begin at bucket `offset` each."""
+    below = np.zeros((len(counts), BUCKETS + 1))
+    np.cumsum(counts, axis=1, out=below[:, 1:])
+    edges = np.clip(offset[:, None] + np.arange(WIDTH + 1), 0, BUCKETS)
+    edges[:, 0], edges[:, -1] = 0, BUCKETS
+    return np.diff(np.take_along_axis(below, edges, axis=1), axis=1)
+
+
+def unfold(windows: Grid, offset: IntArray) -> FloatArray:
+    """Return full histograms, shape (rows, BUCKETS), of windows that begin at bucket `offset` each."""
+    full = np.zeros((len(windows), BUCKETS))
+    places = np.clip(offset[:, None] + np.arange(WIDTH), 0, BUCKETS - 1)
+    np.add.at(full, (np.arange(len(windows))[:, None], places), windows)
+    return full
+
+
+def moved(windows: Grid, old: IntArray, new: IntArray) -> FloatArray:
+    """Return `windows` that began at bucket `old` as windows that begin at bucket `new`."""
+    return fold(unfold(windows, old), new)
