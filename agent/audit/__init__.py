@@ -1,10 +1,11 @@
-"""The audit log: what the agent did, why, and how it ended, in a file that shows when somebody changed it.
+"""The audit log: what the agent did, why, and how it ended, in files that show when somebody changed them.
 
-`AuditLog` is the one writer; `read` and `verify` need nothing but the file.
+`AuditLog` is the one writer; `read`, `find` and `verify` need nothing but the files.
 """
 
 from agent.audit.chain import Record
-from agent.audit.log import AuditLog
-from agent.audit.reading import Verification, read, verify
+from agent.audit.log import AuditLog, Keeping
+from agent.audit.proof import Fault, Verification, verify
+from agent.audit.reading import find, read
 
-__all__ = ["AuditLog", "Record", "Verification", "read", "verify"]
+__all__ = ["AuditLog", "Fault", "Keeping", "Record", "Verification", "find", "read", "verify"]

@@ -1,10 +1,10 @@
 """The form of an audit record: one line of canonical JSON that carries the hash of the line before it.
 
-    {"at":1764000000.25,"data":{…},"hash":"…","kind":"action.taken","prev":"…","seq":7}
+    {"at":1764000000.25,"data":{…},"hash":"…","key":"…","kind":"act","prev":"…","seq":7,"sig":"…"}
 
-`hash` is the SHA-256 of the line without its `hash`; `prev` is the hash of record `seq - 1` (64 zeros before the first).
-Canonical means: keys sorted, no spaces, ASCII, floats as Python writes them. A record has exactly one spelling, so a
-change of any byte of a line shows.
+`hash` is the SHA-256 of the line without `hash` and `sig`; `prev` is the hash of record `seq - 1` (64 zeros before the
+first); `sig` is the Ed25519 signature over the hash by the key whose id is `key`. Canonical means: keys sorted, no
+spaces, ASCII, floats as Python writes them. A record has exactly one spelling, so a change of any byte of a line shows.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
+from agent.audit.keys import ID_DIGITS, SIGNATURE_DIGITS, Signer, Trust, signed_by
 from models.errors import InvalidInput
 from models.manifest import Json
 
@@ -24,7 +26,9 @@ GENESIS: Final = "0" * 64
 
 _DEPTH: Final = 64
 _BITS: Final = 1024
-_FIELDS: Final = {"at", "data", "hash", "kind", "prev", "seq"}
+_FIELDS: Final = {"at", "data", "hash", "key", "kind", "prev", "seq", "sig"}
+_KEY: Final = re.compile(rf"[0-9a-f]{{{ID_DIGITS}}}")
+_SIGNATURE: Final = re.compile(rf"[0-9a-f]{{{SIGNATURE_DIGITS}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +40,15 @@ class Record:
     kind: str
     data: Mapping[str, Json]
     prev: str
+    key: str
     hash: str
+    sig: str
 
     @classmethod
-    def following(cls, seq: int, prev: str, at: float, kind: str, data: Mapping[str, Json]) -> Self:
-        """Return the record with number `seq` behind the one whose hash is `prev`."""
-        body: dict[str, Json] = {"seq": seq, "at": at, "kind": kind, "data": dict(data), "prev": prev}
-        digest = hashlib.sha256(canonical(body)).hexdigest()
-        return cls(seq, at, kind, data, prev, digest)
+    def following(cls, seq: int, prev: str, at: float, kind: str, data: Mapping[str, Json], *, signer: Signer) -> Self:
+        """Return the record with number `seq` behind the one whose hash is `prev`, signed."""
+        digest = _digest({"seq": seq, "at": at, "kind": kind, "data": dict(data), "prev": prev, "key": signer.id})
+        return cls(seq, at, kind, data, prev, signer.id, digest, signer.sign(_signed(digest)))
 
     @classmethod
     def parse(cls, line: bytes) -> Self:
@@ -59,27 +64,47 @@ class Record:
         if not isinstance(body, dict) or set(body) != _FIELDS:
             raise ValueError("does not have the fields of a record")
         seq, at, kind, data, prev = (body[name] for name in ("seq", "at", "kind", "data", "prev"))
+        key, sig = str(body["key"]), str(body["sig"])
         shaped = isinstance(seq, int) and isinstance(at, float) and isinstance(kind, str) and isinstance(prev, str)
-        if not shaped or not isinstance(data, dict):
+        if not shaped or not isinstance(data, dict) or not _KEY.fullmatch(key):
             raise ValueError("has a field of a wrong type")
-        record = cls.following(seq, prev, at, kind, data)
-        if record.hash != body["hash"]:
+        record = cls(seq, at, kind, data, prev, key, str(body["hash"]), sig)
+        if record.hash != _digest(record._body()):
             raise ValueError("was changed: its content does not match its hash")
         if record.line() != line + b"\n":
             raise ValueError("was changed: it is not spelled as it was written")
+        if not _SIGNATURE.fullmatch(sig):
+            raise ValueError("was changed: it bears no signature")
         return record
 
     def line(self) -> bytes:
         """Return the record as it stands in the file, with the line's end."""
-        body: dict[str, Json] = {
+        return canonical({**self._body(), "hash": self.hash, "sig": self.sig}) + b"\n"
+
+    def signed(self, trust: Trust) -> bool:
+        """Tell whether the key it names is among `trust` and did sign it."""
+        public = trust.get(self.key)
+        return public is not None and signed_by(public, self.sig, _signed(self.hash))
+
+    def _body(self) -> dict[str, Json]:
+        """Return what the hash covers."""
+        return {
             "seq": self.seq,
             "at": self.at,
             "kind": self.kind,
             "data": dict(self.data),
             "prev": self.prev,
-            "hash": self.hash,
+            "key": self.key,
         }
-        return canonical(body) + b"\n"
+
+
+def _digest(body: Mapping[str, Json]) -> str:
+    return hashlib.sha256(canonical(body)).hexdigest()
+
+
+def _signed(digest: str) -> bytes:
+    """Return what a record's signature covers; the first word keeps it from being taken for another document's."""
+    return f"fibrin-audit/1\n{digest}".encode()
 
 
 def canonical(value: Mapping[str, Json]) -> bytes:

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.audit import AuditLog, read, verify
+from agent.audit import AuditLog, Fault, read, verify
 from agent.audit.chain import Record, plain
+from agent.audit.keys import load_signer
 from models.errors import Broken, InvalidInput, NotFound
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -50,8 +51,8 @@ async def test_append_read_verify(tmp_path: Path) -> None:
 async def test_files_are_private(tmp_path: Path) -> None:
     """Nobody but the owner may read the log or its anchor."""
     await written(tmp_path / "audit.log", 1)
-    modes = {entry.name: stat.S_IMODE(entry.stat().st_mode) for entry in tmp_path.iterdir()}
-    assert modes == {"audit.log": 0o600, "audit.head": 0o600, "audit.lock": 0o600}
+    modes = {entry.suffix: stat.S_IMODE(entry.stat().st_mode) for entry in tmp_path.iterdir()}
+    assert modes == dict.fromkeys((".log", ".head", ".anchors", ".key", ".pub", ".lock"), 0o600)
 
 
 async def test_chain_goes_on_after_a_restart(tmp_path: Path) -> None:
@@ -188,6 +189,12 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def beside(original: Path, copy: Path) -> None:
+    """Give a copy of a log the companions of the original."""
+    for kind in (".head", ".anchors", ".pub", ".key"):
+        shutil.copy(original.with_suffix(kind), copy.with_suffix(kind))
+
+
 @settings(deadline=None, max_examples=150)
 @given(data=st.data())
 def test_any_changed_byte_is_found(sample: Path, data: st.DataObject) -> None:
@@ -197,7 +204,7 @@ def test_any_changed_byte_is_found(sample: Path, data: st.DataObject) -> None:
     byte = data.draw(st.integers(0, 255).filter(lambda b: b != whole[at]))
     copy = sample.parent / "copy.log"
     copy.write_bytes(whole[:at] + bytes([byte]) + whole[at + 1 :])
-    shutil.copy(sample.with_suffix(".head"), copy.with_suffix(".head"))
+    beside(sample, copy)
     found = verify(copy)
     assert not found.ok
     assert found.first_bad == whole.count(b"\n", 0, at) + 1
@@ -213,7 +220,7 @@ def test_any_cut_is_found(sample: Path, data: st.DataObject) -> None:
     whole = sample.read_bytes()
     copy = sample.parent / "cut.log"
     copy.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
-    shutil.copy(sample.with_suffix(".head"), copy.with_suffix(".head"))
+    beside(sample, copy)
     assert not verify(copy).ok
     with pytest.raises(Broken, match="tampered"):
         asyncio.run(AuditLog(copy).start())
@@ -227,7 +234,7 @@ def test_removed_repeated_or_swapped_records_are_found(sample: Path, data: st.Da
     picked = data.draw(st.lists(st.sampled_from(lines), max_size=7).filter(lambda chosen: chosen != lines))
     copy = sample.parent / "order.log"
     copy.write_bytes(b"".join(picked))
-    shutil.copy(sample.with_suffix(".head"), copy.with_suffix(".head"))
+    beside(sample, copy)
     assert not verify(copy).ok
 
 
@@ -235,11 +242,12 @@ def test_log_written_anew_does_not_match_its_anchor(tmp_path: Path) -> None:
     """A whole new chain, valid in itself, is told from the old one by the anchor."""
     path = tmp_path / "audit.log"
     asyncio.run(written(path, 2))
-    record = Record.following(1, "0" * 64, 1.0, "forged", {})
-    path.write_bytes(record.line() + Record.following(2, record.hash, 2.0, "forged", {}).line())
+    key = load_signer(path, fresh=False)
+    record = Record.following(1, "0" * 64, 1.0, "forged", {}, signer=key)
+    path.write_bytes(record.line() + Record.following(2, record.hash, 2.0, "forged", {}, signer=key).line())
     found = verify(path)
     assert "anchor" in found.message
-    assert found.first_bad == 2
+    assert (found.fault, found.first_bad) == (Fault.REWRITTEN, 1)
 
 
 def test_missing_anchor_is_told(tmp_path: Path) -> None:
