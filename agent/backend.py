@@ -13,6 +13,7 @@ import structlog
 from agent import metrics
 from agent.api import Status
 from agent.audit import AuditLog, read
+from agent.chronicle import Chronicle
 from agent.codec import Event
 from agent.following import Follower
 from agent.incidents import Incident
@@ -42,6 +43,7 @@ class Agent:
         store: Store,
         timeline: Timeline,
         audit: AuditLog,
+        chronicle: Chronicle,
         observer: Observer,
         bank: DetectorBank,
         mesh: MeshView,
@@ -54,6 +56,7 @@ class Agent:
         self._store = store
         self._timeline = timeline
         self._audit = audit
+        self._chronicle = chronicle
         self._observer = observer
         self._bank = bank
         self._mesh = mesh
@@ -111,7 +114,7 @@ class Agent:
             anomalies=len(self.loop.anomalies),
             open_incidents=sum(incident.is_open for incident in self.loop.incidents),
             playbooks=tuple(p.name for p in self._planner.playbooks),
-            audit_broken=self.loop.treatment.audit_broken,
+            audit_broken=self._chronicle.broken,
         )
 
     def ready(self) -> str:

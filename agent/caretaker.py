@@ -13,8 +13,9 @@ import structlog
 from agent import metrics
 from agent.incidents import Incident, Step
 from agent.mesh import MeshView
+from agent.scribe import Tools
 from agent.track import Track
-from agent.treatment import Tools, Treatment
+from agent.treatment import Treatment
 from models.errors import FibrinError
 from models.incident import Stage
 from models.overlay import Owner, slot
@@ -48,6 +49,8 @@ class Caretaker:
     def keep(self, now: float) -> None:
         """Do what is due at `now` (one turn of the loop)."""
         mesh, settings = self._mesh, self._t.settings
+        if self._t.chronicle.due(now):
+            self._spawn("audit", self._t.chronicle.flush())
         if mesh.overlays_at > self._checked_at:
             self._checked_at = mesh.overlays_at
             for track in list(self._tracks.values()):

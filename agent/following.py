@@ -17,6 +17,7 @@ from agent.actuators.base import Actuator
 from agent.mesh import MeshView
 from agent.ports import Clock
 from agent.timeline import Timeline
+from agent.witness import Witness
 from control.client import ControlClient
 from models.domain import Edge
 from models.errors import FibrinError
@@ -40,6 +41,7 @@ class Follower:
         *,
         clock: Clock,
         on_topology: Callable[[], None],
+        witness: Witness,
     ) -> None:
         self._client = client
         self._actuator = actuator
@@ -47,6 +49,7 @@ class Follower:
         self._timeline = timeline
         self._clock = clock
         self._on_topology = on_topology
+        self._witness = witness
         self._next_change = 0
         self._reported: frozenset[Edge] = frozenset()
 
@@ -71,7 +74,9 @@ class Follower:
         found = await self._client.changes(self._next_change, CHANGES_WAIT_S)
         if found.next < self._next_change:  # the control plane began a new count
             self._mesh.forget_changes()
+            await self._witness.anew()
         self._mesh.add_changes(found.changes)
+        await self._witness.see(found.changes)
         self._next_change = found.next
 
     async def _poll_overlays(self) -> None:

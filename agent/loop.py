@@ -23,8 +23,9 @@ from agent.history import History
 from agent.incidents import Incident, Step
 from agent.mesh import MeshView
 from agent.ports import Circumstances, Detector, Localiser, Sight
+from agent.scribe import Gate, Tools
 from agent.track import Track
-from agent.treatment import Gate, Tools, Treatment
+from agent.treatment import Treatment
 from agent.triage import WAKE_S, Triage
 from models.incident import TERMINAL, Anomaly, Cause, Signal, Stage
 from models.signals import Outcomes, Series

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from agent.incidents import Incident, Step, Weighed
-from agent.ports import Circumstances, Draft
+from agent.ports import Circumstances, Consulted, Draft
 from models.incident import Cause, Signal
 from models.overlay import target
 from playbooks.actions import BlastRadius
-from playbooks.guards import Context, GuardName, Limits
+from playbooks.guards import Check, Context, GuardName, Limits
 from playbooks.ledger import Entry, Ledger, Outcome
 from playbooks.planning import Plan, PlannedStep, VerifyTarget, plan, recheck
 from playbooks.schema import Mode, Playbook, Severity
@@ -56,11 +56,13 @@ class PlaybookPlanner:
         chosen: Plan | None = decision.plan
         if chosen is None and decision.shadows:
             chosen = decision.shadows[0]
+        asked = (*(_consulted(c) for c in decision.checks), *_step_guards(chosen))
         if chosen is None:
             passing = any(r.guard in PASSING for r in decision.refusals)
-            return Draft("", Mode.AUTO, (), weighed, refusals, passing, page)
+            return Draft("", Mode.AUTO, (), weighed, refusals, passing, page, asked)
         steps = tuple(_step(planned) for planned in chosen.steps)
-        return Draft(chosen.playbook, chosen.mode, steps, weighed, refusals, page=page or chosen.escalation.summary)
+        page = page or chosen.escalation.summary
+        return Draft(chosen.playbook, chosen.mode, steps, weighed, refusals, page=page, guards=asked)
 
     def forbids(self, incident: Incident, step: Step, circumstances: Circumstances) -> str:
         """Return what forbids a planned step by now, "" when nothing does."""
@@ -128,6 +130,15 @@ def _severity(around: Circumstances) -> Severity:
         if anomaly.signal is Signal.LATENCY and anomaly.observed >= CRITICAL_SLOWDOWN * max(anomaly.expected, 1e-6):
             return Severity.CRITICAL
     return Severity.WARNING
+
+
+def _step_guards(chosen: Plan | None) -> tuple[Consulted, ...]:
+    steps = chosen.steps if chosen is not None else ()
+    return tuple(_consulted(check, step.name) for step in steps for check in step.checks)
+
+
+def _consulted(check: Check, step: str = "") -> Consulted:
+    return Consulted(str(check.guard), check.ok, check.observed, check.limit, check.message, step)
 
 
 def _step(planned: PlannedStep) -> Step:

@@ -13,6 +13,7 @@ from agent.incidents import Incident, Step, Weighed
 from models.detect import Baseline
 from models.domain import Topology
 from models.incident import Anomaly, Cause, Signal
+from models.localise import Evidence
 from models.overlay import Overlay
 from models.signals import Outcomes, Saturation, Series
 from playbooks.schema import Mode
@@ -86,9 +87,29 @@ class Localiser(Protocol):
 
     def __call__(
         self, anomalies: tuple[Anomaly, ...], since: Callable[[float], Mapping[Series, Outcomes]], now: float
-    ) -> tuple[Cause, ...]:
+    ) -> Diagnosis:
         """Return the suspects behind `anomalies`; `since(t)` gives all outcomes that arrived from `t` on."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """The suspects, best first, and what they were named from (None: not told)."""
+
+    causes: tuple[Cause, ...]
+    evidence: Evidence | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Consulted:
+    """A guard that was asked: `observed` against `limit` in the guard's unit. `step` is "" for guards of the mesh."""
+
+    guard: str
+    ok: bool
+    observed: float
+    limit: float
+    message: str
+    step: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +123,7 @@ class Draft:
     refusals: tuple[str, ...] = ()
     passing: bool = False  # what stands against acting may pass by itself
     page: str = ""  # what to tell a person when there is no step, or none helped
+    guards: tuple[Consulted, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +172,12 @@ class Planner(Protocol):
 class Audit(Protocol):
     """The append-only record (`agent/audit`)."""
 
-    async def append(self, kind: str, data: Mapping[str, Any]) -> int:
-        """Write one record durably and return its number; raises Broken when that is impossible."""
+    async def append(self, kind: str, data: Mapping[str, Any], *, at: float | None = None) -> int:
+        """Write one record durably and return its number; `at`: when it happened, if not now (Unix s).
+
+        Raises:
+            Broken: that is impossible.
+        """
         ...
 
 

@@ -58,6 +58,8 @@ def decision_json(incident: Incident, around: Circumstances, fence: int) -> Mapp
         "cause": None if incident.cause is None else CAUSE.dump_python(incident.cause, mode="json"),
         "suspects": [{"cause": str(c), "probability": c.probability} for c in incident.causes],
         "anomalies": [story.symptom(a) for a in incident.anomalies],
+        "why": str(incident.cause) if incident.cause else incident.title,
+        "decision": incident.decision,
         "onset": incident.onset,
         "playbook": incident.playbook,
         "mode": incident.mode,

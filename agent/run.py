@@ -19,9 +19,12 @@ from prometheus_client import REGISTRY
 
 from agent import metrics
 from agent.actuators.control import ControlActuator
+from agent.actuators.recorded import RecordedActuator
 from agent.api import AgentApi
-from agent.audit import AuditLog
+from agent.audit import AuditLog, Keeping
 from agent.backend import Agent
+from agent.chronicle import Chronicle
+from agent.decision import Decisions
 from agent.escalation import WebhookPager
 from agent.following import Follower
 from agent.leadership import Leadership
@@ -30,18 +33,18 @@ from agent.mesh import MeshView
 from agent.observe import Observer
 from agent.place import announce, control_url, make_directory, only_one, token, withdraw
 from agent.planner import PlaybookPlanner
+from agent.scribe import Tools
 from agent.settings import AgentSettings
+from agent.sources import read_sources
 from agent.store import Store
 from agent.telemetry.receiver import OtlpReceiver
 from agent.thinking import MeshLocaliser
 from agent.timeline import KEPT, Timeline
-from agent.treatment import Tools
+from agent.witness import Witness
 from control.client import ControlClient
 from models.detect import DetectorBank, FalseAlarmBudget
 from models.errors import Broken, FibrinError, InvalidInput
-from playbooks import library, load
 from playbooks.guards import Limits
-from playbooks.schema import Playbook
 
 log = structlog.get_logger(__name__)
 
@@ -72,16 +75,14 @@ async def _assemble(settings: AgentSettings, stack: AsyncExitStack) -> Agent:
     directory = settings.state_dir
     await asyncio.to_thread(make_directory, directory)
     await stack.enter_async_context(only_one(directory))
-    playbooks = await asyncio.to_thread(_read_playbooks, settings)
+    sources = await asyncio.to_thread(read_sources, settings)
+    playbooks = await asyncio.to_thread(sources.playbooks)
     store = Store(directory / "agent.db")
     await store.open()
     stack.push_async_callback(store.close)
-    timeline = Timeline()
-    last = await store.last_sequence()
-    timeline.resume(await store.events(max(0, last - KEPT), KEPT), last)
-    audit = AuditLog(directory / "audit.log")
-    stack.push_async_callback(audit.stop)
-    audit_broken = await _start_audit(audit)
+    timeline = await _timeline(store)
+    holder = await _holder(store)
+    audit, chronicle = await _recording(settings, holder, stack)
     own_token = settings.token or await token(directory / "agent.token")
     address = settings.control_url or await asyncio.to_thread(control_url, directory)
     client = await stack.enter_async_context(ControlClient(address, own_token, actor="agent"))
@@ -93,9 +94,13 @@ async def _assemble(settings: AgentSettings, stack: AsyncExitStack) -> Agent:
     REGISTRY.register(observer.exposition)
     stack.callback(REGISTRY.unregister, observer.exposition)
     bank = DetectorBank(FalseAlarmBudget(ticks_per_s=1 / settings.tick_s))
-    planner = PlaybookPlanner(playbooks, Limits(storm_share=settings.storm_share))
-    leadership = Leadership(client, await _holder(store), settings.fence_ttl_s, time.monotonic)
-    actuator = ControlActuator(client)
+    limits = Limits(storm_share=settings.storm_share)
+    planner = PlaybookPlanner(playbooks, limits)
+    decisions = Decisions(chronicle, sources, limits, lambda: audit.part)
+    leadership = Leadership(client, holder, settings.fence_ttl_s, time.monotonic)
+    actuator = RecordedActuator(ControlActuator(client), chronicle, time.time)
+    witness = Witness(chronicle, store)
+    await witness.begin()
     proxy_token = await token(directory / "proxy.token")
     receiver = OtlpReceiver(settings.socket, observer.receive, resolve=mesh.resolve, token=proxy_token)
 
@@ -103,11 +108,10 @@ async def _assemble(settings: AgentSettings, stack: AsyncExitStack) -> Agent:
         receiver.forget()
         observer.expect((instance.id for instance in mesh.topology.instances), time.time())
 
-    follower = Follower(client, actuator, mesh, timeline, clock=time.time, on_topology=on_topology)
-    tools = Tools(settings, time.time, store, timeline, audit, actuator, planner, leadership, pager)
+    follower = Follower(client, actuator, mesh, timeline, clock=time.time, on_topology=on_topology, witness=witness)
+    tools = Tools(settings, time.time, store, timeline, chronicle, decisions, actuator, planner, leadership, pager)
     senses = Senses(observer, bank, MeshLocaliser(bank, mesh), mesh)
     loop = HealingLoop(senses, tools)
-    loop.treatment.audit_broken = audit_broken
     loop.remembers_normal = await _restore(store, bank, planner)
     await loop.start()
     agent = Agent(
@@ -115,6 +119,7 @@ async def _assemble(settings: AgentSettings, stack: AsyncExitStack) -> Agent:
         store=store,
         timeline=timeline,
         audit=audit,
+        chronicle=chronicle,
         observer=observer,
         bank=bank,
         mesh=mesh,
@@ -146,6 +151,30 @@ async def _guarded(name: str, work: Any) -> None:
         log.exception("agent.task_failed", task=name)
         raise Broken(f"the agent's task {name} failed: {error}", hint="see the log; restart the agent") from error
     raise Broken(f"the agent's task {name} ended", hint="restart the agent; this is a defect")
+
+
+async def _timeline(store: Store) -> Timeline:
+    """Return the timeline of the previous process, to be continued."""
+    timeline = Timeline()
+    last = await store.last_sequence()
+    timeline.resume(await store.events(max(0, last - KEPT), KEPT), last)
+    return timeline
+
+
+async def _recording(settings: AgentSettings, holder: str, stack: AsyncExitStack) -> tuple[AuditLog, Chronicle]:
+    """Open the audit log and the way to it."""
+    keeping = Keeping(
+        anchors=settings.audit_anchors,
+        file_bytes=settings.audit_file_bytes,
+        keep_s=settings.audit_keep_s,
+        redact=settings.audit_redact,
+    )
+    audit = AuditLog(settings.state_dir / "audit.log", keeping)
+    stack.push_async_callback(audit.stop)
+    chronicle = Chronicle(audit, time.time, name=holder, required=settings.audit_required)
+    stack.push_async_callback(chronicle.close)
+    chronicle.broken = await _start_audit(audit)
+    return audit, chronicle
 
 
 async def _start_audit(audit: AuditLog) -> str:
@@ -194,21 +223,3 @@ async def _holder(store: Store) -> str:
     name = f"agent-{secrets.token_hex(4)}"
     await store.remember("holder", name.encode())
     return name
-
-
-def _read_playbooks(settings: AgentSettings) -> tuple[Playbook, ...]:
-    """Load the shipped library and the operator's files; two of one name are an error."""
-    texts: dict[str, str] = {}
-    for place in settings.playbooks:
-        files = sorted([*place.glob("*.yaml"), *place.glob("*.yml")]) if place.is_dir() else [place]
-        for file in files:
-            try:
-                texts[str(file)] = file.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise InvalidInput(
-                    f"cannot read the playbook {file}: {error}", hint="check the agent's settings"
-                ) from error
-    own = load(texts) if texts else ()
-    names = {playbook.name for playbook in own}
-    shipped = tuple(p for p in library() if p.name not in names) if settings.library else ()
-    return (*own, *shipped)

@@ -53,6 +53,11 @@ class AgentSettings:
     ack_timeout_s: float = 2.0  # how long sidecars may take to confirm a change before it counts as unconfirmed
     yield_s: float = 300.0  # how long the agent leaves a place alone after a person took it over in an open incident
     hold_s: float = 0.0  # how long a resolved incident's overlay is held; 0: until a person or the platform ends it
+    audit_required: bool = True  # nothing is done that cannot be recorded; off: done, said, and recorded later
+    audit_anchors: Path | None = None  # where signed anchors are collected; default: <state_dir>/audit.anchors
+    audit_file_bytes: int = 16_777_216  # an audit file is moved aside from this size on
+    audit_keep_s: float = 0.0  # full audit files older than this are removed, and the log says so; 0: never
+    audit_redact: tuple[str, ...] = ()  # fields that leave only a keyed commitment in the log, e.g. who.name
     shutdown_s: float = 5.0  # an ordered stop takes at most this long
 
     @property
@@ -69,6 +74,7 @@ class AgentSettings:
                 ("lease_s", self.lease_s),
                 ("fence_ttl_s", self.fence_ttl_s),
                 ("ack_timeout_s", self.ack_timeout_s),
+                ("audit_file_bytes", self.audit_file_bytes),
                 ("shutdown_s", self.shutdown_s),
             )
             if value <= 0

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from agent.mesh import MeshView
-from agent.ports import Detector
-from models.incident import Anomaly, Cause
+from agent.ports import Detector, Diagnosis
+from models.detect import Baseline
+from models.incident import Anomaly, Signal
 from models.localise import Evidence, localise
 from models.signals import Outcomes, Series
 from models.telemetry import FLUSH_S
@@ -31,17 +32,31 @@ class MeshLocaliser:
 
     def __call__(
         self, anomalies: tuple[Anomaly, ...], since: Callable[[float], Mapping[Series, Outcomes]], now: float
-    ) -> tuple[Cause, ...]:
-        """Return the suspects behind `anomalies`, best first."""
+    ) -> Diagnosis:
+        """Return the suspects behind `anomalies`, best first, with all that was looked at."""
         onset = max(min(a.onset for a in anomalies), now - LOOK_BACK_S)
         start = onset + MIXED_S if now - onset > 1.5 * MIXED_S else onset
-        return localise(
-            Evidence(
-                anomalies=anomalies,
-                since_onset=since(start + EPSILON_S),
-                baselines=self._detector.baseline,
-                topology=self._mesh.topology,
-                changes=self._mesh.changes(now),
-                now=now,
-            )
+        evidence = Evidence(
+            anomalies=anomalies,
+            since_onset=since(start + EPSILON_S),
+            baselines=Remembering(self._detector.baseline),
+            topology=self._mesh.topology,
+            changes=self._mesh.changes(now),
+            now=now,
         )
+        return Diagnosis(localise(evidence), evidence)
+
+
+class Remembering:
+    """Baselines as they are asked for, remembered so that the same question can be answered again in a replay."""
+
+    def __init__(self, source: Callable[[Series, Signal], Baseline | None]) -> None:
+        self._source = source
+        self.asked: dict[tuple[Series, Signal], Baseline | None] = {}
+
+    def __call__(self, series: Series, signal: Signal) -> Baseline | None:
+        """Return the normal of a series, None when nothing is known."""
+        key = (series, signal)
+        if key not in self.asked:
+            self.asked[key] = self._source(series, signal)
+        return self.asked[key]

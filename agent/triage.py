@@ -19,7 +19,7 @@ from agent.correlate import explains, upstream
 from agent.history import History
 from agent.incidents import Datum, Incident, timed
 from agent.mesh import MeshView
-from agent.ports import Localiser
+from agent.ports import Diagnosis, Localiser
 from agent.settings import AgentSettings
 from agent.track import Track
 from agent.treatment import Treatment
@@ -119,7 +119,8 @@ class Triage:
         for _ in range(MAX_CAUSES_PER_TICK):
             if not pool:
                 break
-            causes = self._causes(tuple(pool), now)
+            diagnosis = self._causes(tuple(pool), now)
+            causes = diagnosis.causes
             best = causes[0] if causes else None
             if best is not None and (twin := named.get(_key(best)) or self._twin(best, now)) is not None:
                 rest = self._join(twin, best, pool, now)
@@ -136,7 +137,7 @@ class Triage:
                 self._undecided(track, causes, now)
                 break
             named[_key(best)] = track
-            pool = self._correlate(track, causes, best, pool, now)
+            pool = self._correlate(track, diagnosis, best, pool, now)
         for track in thinking:
             self._forgotten(track, now)
 
@@ -198,9 +199,9 @@ class Triage:
         )
         return track
 
-    def _causes(self, anomalies: tuple[Anomaly, ...], now: float) -> tuple[Cause, ...]:
+    def _causes(self, anomalies: tuple[Anomaly, ...], now: float) -> Diagnosis:
         found = self._localise(anomalies, self._history.since, now)
-        return tuple(replace(c, numbers={k: v for k, v in c.numbers.items() if math.isfinite(v)}) for c in found)
+        return replace(found, causes=presentable(found.causes))
 
     def _decided(self, track: Track, best: Cause, now: float) -> bool:
         """Tell whether the best cause is good enough to go on with."""
@@ -216,13 +217,14 @@ class Triage:
             self._start(track, self._treatment.escalate(track, "no cause stands out", "undecided"))
 
     def _correlate(
-        self, track: Track, causes: tuple[Cause, ...], best: Cause, pool: list[Anomaly], now: float
+        self, track: Track, diagnosis: Diagnosis, best: Cause, pool: list[Anomaly], now: float
     ) -> list[Anomaly]:
         """Give an incident its cause (perhaps another one than before); return the anomalies it does not explain."""
         topology = self._mesh.topology
         mine = [a for a in pool if explains(best, a, topology)] or pool
         before = track.incident.cause
-        track.incident = _joined(replace(track.incident, causes=causes, anomalies=()), mine)
+        track.evidence = diagnosis.evidence
+        track.incident = _joined(replace(track.incident, causes=diagnosis.causes, anomalies=()), mine)
         data: dict[str, Datum] = {
             "cause": str(best.kind),
             "service": best.service,
@@ -270,6 +272,11 @@ class Triage:
                 self._start(track, self._treatment.observe(track, "not seen again after the agent's restart"))
         elif now - track.live_at >= self._settings.gone_s:
             self._start(track, self._treatment.observe(track, "gone by itself: the signal is back without an action"))
+
+
+def presentable(causes: tuple[Cause, ...]) -> tuple[Cause, ...]:
+    """Return causes without the figures that JSON cannot say."""
+    return tuple(replace(c, numbers={k: v for k, v in c.numbers.items() if math.isfinite(v)}) for c in causes)
 
 
 def _thinks(track: Track) -> bool:

@@ -231,7 +231,7 @@ def _end(path: Path, walk: _Walk, head: Head | None, *, whole: bool) -> Verifica
         return _bad(walk, 1, message, Fault.REMOVED, line=1)
     cut = walk.first - 1
     count = walk.seq - cut
-    text = f"{count} records, unbroken" + (f"; retention cut 1 to {cut}, and the log says so" if cut else "")
+    text = f"{count} records, chain unbroken" + (f"; retention cut 1 to {cut}, and the log says so" if cut else "")
     return Verification(ok=True, records=count, first_bad=None, message=text, keys=tuple(walk.keys), cut_through=cut)
 
 

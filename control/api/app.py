@@ -16,6 +16,7 @@ from control.api import health, instances, mesh, openapi, overlays, resources
 from control.api.routing import BadRequest, Call, Endpoint, Principal, read_body, reply
 from control.api.schemas import EmptyBody
 from control.core import ControlPlane
+from control.statedir import ROLES
 from control.wire import Failure
 from models.errors import Broken, Conflict, FibrinError, InvalidInput, NotFound, Refused, Unavailable
 
@@ -30,6 +31,9 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *mesh.ENDPOINTS,
 )
 _ACTOR_LENGTH: Final = 100
+_RESERVED: Final = frozenset({*ROLES, "control"})
+"""Names nobody else may write under: what a person does must not pass for the agent's own deed."""
+
 _STATUS: Final[tuple[tuple[type[FibrinError], str, int], ...]] = (
     (BadRequest, "InvalidInput", 400),
     (InvalidInput, "InvalidInput", 422),
@@ -95,7 +99,8 @@ def _principal(plane: ControlPlane, request: web.Request) -> Principal | None:
             hint=f"use a token file in {plane.settings.state_dir}",
         )
     actor = request.headers.get("x-fibrin-actor", "")[:_ACTOR_LENGTH].strip()
-    return Principal(role, actor if actor.isprintable() and actor else role)
+    honest = actor.isprintable() and actor and (actor == role or actor not in _RESERVED)
+    return Principal(role, actor if honest else role)
 
 
 def _anonymous() -> Unauthenticated:

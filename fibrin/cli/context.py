@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,12 +25,12 @@ class Target:
     env: Mapping[str, str]
 
     def control(self, actor: str = "") -> ControlClient:
-        """Return a client of the running control plane, with the operator's token.
+        """Return a client of the running control plane, with the operator's token; writes carry the person's name.
 
         Raises:
             Unavailable: none runs on this state directory.
         """
-        return ControlClient(self._url("control"), token=self._token("operator"), actor=actor)
+        return ControlClient(self._url("control"), token=self._token("operator"), actor=actor or person())
 
     def agent(self) -> AgentClient:
         """Return a client of the running agent.
@@ -66,6 +67,14 @@ class Target:
             return (self.state_dir / f"{principal}.token").read_text(encoding="utf-8").strip()
         except OSError:
             return ""
+
+
+def person() -> str:
+    """Return the name of the person at the terminal ("" when the system does not know it)."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's bare user id
+        return ""
 
 
 _NAMES = {"control": "control plane", "agent": "agent"}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Mapping
 
 import click
 
-from control.client import ControlClient
 from fibrin.cli.context import Target, pass_target
 from fibrin.cli.resources import find_kind, get, run
 from models.errors import InvalidInput
@@ -25,17 +23,12 @@ def _lay(target: Target, change: Change, reason: str, lease: float, *, dry_run: 
         return
 
     async def go() -> None:
-        async with _client(target) as client:
+        async with target.control() as client:
             laid = await client.create_overlay(change, reason=reason, lease_s=lease)
             status = await client.overlay(laid.id)
         click.echo(f"overlay/{laid.id} created, {status.propagation.acked}/{status.propagation.sidecars} sidecars")
 
     run(go())
-
-
-def _client(target: Target) -> ControlClient:
-    """Return a client whose writes carry the name of the person at the terminal."""
-    return target.control(actor=getpass.getuser())
 
 
 def _common(command: click.decorators.FC) -> click.decorators.FC:
@@ -149,7 +142,7 @@ def renew(target: Target, ident: str, lease: float) -> None:
     """Make an overlay last longer."""
 
     async def go() -> None:
-        async with _client(target) as client:
+        async with target.control() as client:
             laid = await client.renew_overlay(ident, lease_s=lease)
         click.echo(f"overlay/{laid.id} renewed, ends in {lease:g} s")
 
@@ -163,7 +156,7 @@ def delete(target: Target, idents: tuple[str, ...]) -> None:
     """Remove overlays: what people declared holds again."""
 
     async def go() -> None:
-        async with _client(target) as client:
+        async with target.control() as client:
             for ident in idents:
                 await client.delete_overlay(ident)
                 click.echo(f"overlay/{ident} deleted")

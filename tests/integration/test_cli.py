@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import re
@@ -131,6 +132,19 @@ def test_check_incidents_and_audit(mesh: Mesh) -> None:
     assert mesh.run("incidents", "-o", "json") == '{\n  "items": []\n}\n'
     assert "chain unbroken" in mesh.run("audit", "verify")
     assert "there is no incident" in mesh.run("explain", "incident/none", code=1)
+
+
+def test_what_a_person_applies_stands_in_the_audit_log(mesh: Mesh) -> None:
+    """The log names who applied what; it is written by the agent, which follows the control plane's changes."""
+    mesh.run("apply", "-f", str(SHOP))
+    deadline = time.monotonic() + 20
+    while "VirtualService/catalog applied" not in (told := mesh.run("audit", "list", "--kind", "person")):
+        assert time.monotonic() < deadline, told
+        time.sleep(0.1)
+    assert getpass.getuser() in told
+    assert "signed by" in mesh.run("audit", "verify")
+    mesh.run("delete", "vs", "catalog")
+    mesh.run("delete", "dr", "catalog")
 
 
 def test_a_second_mesh_on_the_same_state_is_refused(mesh: Mesh) -> None:

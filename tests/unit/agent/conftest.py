@@ -11,20 +11,24 @@ import numpy as np
 import pytest
 
 from agent.actuators.memory import MemoryActuator
+from agent.chronicle import Chronicle
+from agent.decision import Decisions
 from agent.incidents import Incident, Step
 from agent.loop import HealingLoop, Senses
 from agent.mesh import MeshView
-from agent.ports import Circumstances, Draft
+from agent.ports import Circumstances, Diagnosis, Draft
+from agent.scribe import Tools
 from agent.settings import AgentSettings
+from agent.sources import Sources
 from agent.store import Store
 from agent.timeline import Timeline
-from agent.treatment import Tools
 from models.detect import Baseline
 from models.domain import Edge, Instance, Topology
 from models.errors import Broken
 from models.incident import Anomaly, Cause, CauseKind, Signal
 from models.overlay import EjectInstance, OpenBreaker, ShiftTraffic
 from models.signals import BOUNDS_S, BUCKETS, Outcomes, Saturation, Series, Side
+from playbooks.guards import Limits
 from playbooks.schema import Mode
 
 NORMAL_S = 0.02
@@ -187,7 +191,8 @@ class ListAudit:
         self.records: list[tuple[str, Mapping[str, Any]]] = []
         self.broken = False
 
-    async def append(self, kind: str, data: Mapping[str, Any]) -> int:
+    async def append(self, kind: str, data: Mapping[str, Any], *, at: float | None = None) -> int:
+        del at
         if self.broken:
             raise Broken("no space left on device", hint="free some")
         self.records.append((kind, data))
@@ -267,12 +272,14 @@ class World:
         self.store = Store(self.directory / "agent.db")
         await self.store.open()
         self.timeline = Timeline()
+        chronicle = Chronicle(self.audit, self.clock, required=self.settings.audit_required)
         tools = Tools(
             self.settings,
             self.clock,
             self.store,
             self.timeline,
-            self.audit,
+            chronicle,
+            Decisions(chronicle, Sources(), Limits(), lambda: 1),
             self.actuator,
             self.planner,
             self.fence,
@@ -343,10 +350,10 @@ class World:
 
     def _localise(
         self, anomalies: tuple[Anomaly, ...], since: Callable[[float], Mapping[Series, Outcomes]], now: float
-    ) -> tuple[Cause, ...]:
+    ) -> Diagnosis:
         since(now)
         found = [f.cause for f in self.faults if set(_keys(f.anomalies)) & set(_keys(anomalies))]
-        return tuple(sorted(found, key=lambda c: -c.probability))
+        return Diagnosis(tuple(sorted(found, key=lambda c: -c.probability)))
 
 
 def _keys(anomalies: tuple[Anomaly, ...]) -> list[tuple[Series, Signal]]:

@@ -29,7 +29,7 @@ async def test_a_failing_version_is_shifted_away_verified_and_kept(world: World)
     assert world.incident.held
     (overlay,) = await world.actuator.overlays()
     assert overlay.change == ShiftTraffic("catalog", {"v1": 100, "v2": 0})
-    assert world.audit.kinds() == ["act", "acted", "verified"]
+    assert world.audit.kinds() == ["material", "material", "decision", "act", "acted", "verified"]
     assert world.planner.entries == [("acted", overlay.id), ("helped", overlay.id)]
 
 

@@ -97,6 +97,17 @@ async def test_an_overlay_from_birth_to_end(dial: Dial, routes: str) -> None:
             await agent.overlay(overlay.id)
 
 
+@pytest.mark.parametrize(("claimed", "kept"), [("ada", "ada"), ("agent", "operator"), ("control", "operator")])
+async def test_nobody_writes_under_the_agents_name(
+    dial: Dial, settings: ControlSettings, claimed: str, kept: str
+) -> None:
+    """A person's name is shown as given; the names of Fibrin's own parts are theirs alone."""
+    token = (settings.state_dir / "operator.token").read_text().strip()
+    async with dial() as known, ControlClient(known.url, token, actor=claimed) as client:
+        laid = await client.create_overlay(SetTimeout("catalog", 1.0), reason="x", lease_s=30)
+        assert (laid.owner, laid.actor) == (Owner.PERSON, kept)
+
+
 async def test_a_repeated_call_lays_one_overlay(dial: Dial) -> None:
     """The id is an idempotency key."""
     async with dial() as client:

@@ -1,0 +1,109 @@
+"""From a cause to a planned step that may be taken: the plan, its record, and every reason to wait."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from agent import metrics, story
+from agent.gates import Block
+from agent.incidents import Incident, timed
+from agent.ports import Circumstances, Draft
+from agent.scribe import Scribe, Tools
+from agent.settings import stricter
+from agent.track import Track
+from models.incident import Stage
+from playbooks.schema import Mode
+
+
+class Deciding:
+    """Plans, and says why not. Holds no state of its own."""
+
+    def __init__(self, tools: Tools, scribe: Scribe) -> None:
+        self._t = tools
+        self._scribe = scribe
+
+    async def plan(self, track: Track, around: Circumstances) -> bool:
+        """Choose a playbook and its steps; False when there is nothing to do (yet)."""
+        incident = track.incident
+        assert incident.cause is not None
+        ledger = self._t.planner.save()
+        draft: Draft = self._t.planner.draft(incident.cause, around)
+        if not draft.steps:
+            await self._nothing_to_do(track, draft, around, ledger)
+            return False
+        track.blocked_at = 0.0
+        mode = stricter(draft.mode, self._t.settings.mode)
+        track.incident = replace(
+            incident,
+            playbook=draft.playbook,
+            mode=str(mode),
+            considered=draft.considered,
+            refusals=draft.refusals,
+            steps=tuple(replace(s, overlay=f"{incident.id}-{n}") for n, s in enumerate(draft.steps, 1)),
+            step=0,
+        )
+        track.incident = timed(track.incident, "planned", self._t.clock())
+        first = draft.steps[0]
+        self._scribe.move(
+            track,
+            Stage.PLANNED,
+            f"playbook {draft.playbook} ({mode}): {story.deed(first.change)}"
+            f" ({first.traffic_share:.0%} of traffic, {first.capacity_share:.0%} of capacity)",
+            playbook=draft.playbook,
+            mode=str(mode),
+            steps=len(draft.steps),
+            traffic_share=first.traffic_share,
+            capacity_share=first.capacity_share,
+        )
+        number = await self._t.decisions.write(track.incident, draft, around, ledger, track.evidence)
+        track.incident = replace(track.incident, decision=number)
+        return True
+
+    async def may(self, track: Track, block: Block | None) -> bool:
+        """Tell whether the planned step may be taken now; if not, say why, once."""
+        settings, incident = self._t.settings, track.incident
+        if settings.observe_only:
+            await self._scribe.wait(track, "observe-only", "the agent only observes: nothing is done", page=False)
+            return False
+        if incident.mode == Mode.SHADOW:
+            await self._scribe.wait(track, "shadow", f"shadow: would {deed(incident)}", page=False)
+            return False
+        if incident.mode == Mode.APPROVE:
+            await self._scribe.wait(track, "approve", f"waits for approval to {deed(incident)}", page=True)
+            return False
+        if block is None:
+            track.blocked_at = 0.0
+            track.incident = replace(track.incident, waiting="")
+            return True
+        if block.final:
+            await self._scribe.escalate(track, block.reason, str(block.interlock))
+            return False
+        now = self._t.clock()
+        if not track.blocked_at:
+            track.blocked_at = now
+        late = now - track.blocked_at >= settings.undecided_s
+        if str(block.interlock) not in track.paged:
+            metrics.REFUSED.labels(str(block.interlock)).inc()
+        await self._scribe.wait(track, str(block.interlock), f"waits: {block.reason}", page=late)
+        return False
+
+    async def _nothing_to_do(self, track: Track, draft: Draft, around: Circumstances, ledger: bytes) -> None:
+        """No step: wait for what may pass, else call a person; the decision is recorded once it counts."""
+        incident = track.incident
+        reasons = "; ".join(draft.refusals) or "; ".join(f"{w.playbook}: {w.reason}" for w in draft.considered)
+        reason = draft.page or f"no playbook may act on {incident.cause}" + (f" ({reasons})" if reasons else "")
+        track.incident = replace(incident, considered=draft.considered, refusals=draft.refusals, waiting=reason)
+        track.blocked_at = track.blocked_at or around.now
+        if around.now - track.blocked_at < self._t.settings.undecided_s:
+            return
+        if draft.passing:
+            await self._scribe.wait(track, "guard", f"waits: {reason}", page=True)
+            return
+        number = await self._t.decisions.write(track.incident, draft, around, ledger, track.evidence)
+        track.incident = replace(track.incident, decision=number)
+        await self._scribe.escalate(track, reason, "no-playbook")
+
+
+def deed(incident: Incident) -> str:
+    """Return what the planned step does, in the imperative."""
+    return story.deed(incident.current.change) if incident.current else "do nothing"

@@ -1,0 +1,127 @@
+"""The hand that moves incidents: every change of stage is told, counted, stored and recorded in the same way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import structlog
+
+from agent import metrics
+from agent.actuators.base import Actuator
+from agent.chronicle import Chronicle, Who
+from agent.decision import Decisions
+from agent.gates import Block
+from agent.incidents import Datum, moved, noted
+from agent.ports import Clock, Fence, Pager, Planner
+from agent.records import step_json
+from agent.settings import AgentSettings
+from agent.store import Store
+from agent.timeline import Timeline
+from agent.track import Track
+from models.errors import Broken
+from models.incident import Stage
+
+log = structlog.get_logger(__name__)
+
+Gate = Callable[[], Block | None]
+"""Looks at the situation of this very moment; None: all interlocks are open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a treatment works with."""
+
+    settings: AgentSettings
+    clock: Clock
+    store: Store
+    timeline: Timeline
+    chronicle: Chronicle
+    decisions: Decisions
+    actuator: Actuator
+    planner: Planner
+    fence: Fence
+    pager: Pager
+    pause: Callable[[float], Any] = asyncio.sleep
+
+
+class Scribe:
+    """Moves incidents and writes them down. Holds no state of its own."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._t = tools
+
+    def move(self, track: Track, stage: Stage, message: str, **data: Datum) -> None:
+        """Take the incident to `stage` and tell it (the caller saves)."""
+        now = self._t.clock()
+        track.incident = moved(track.incident, stage, now, message, **data)
+        metrics.STAGES.labels(str(stage)).inc()
+        self._tell(track, now, message, data)
+
+    def note(self, track: Track, message: str, **data: Datum) -> None:
+        """Add a line to the story without changing the stage."""
+        now = self._t.clock()
+        track.incident = noted(track.incident, now, message, **data)
+        self._tell(track, now, message, data)
+
+    async def save(self, track: Track) -> str:
+        """Store the incident; return what went wrong ("" when nothing did)."""
+        events, track.unsaved = tuple(track.unsaved), []
+        try:
+            await self._t.store.put(track.incident, events)
+        except Broken as error:
+            track.unsaved = [*events, *track.unsaved]
+            metrics.STORE_FAILED.inc()
+            log.warning("store.failed", incident=track.incident.id, error=error.message, hint=error.hint)
+            return error.message
+        return ""
+
+    async def record(
+        self, kind: str, track: Track, data: Mapping[str, Any], *, who: Who | None = None, first: bool = False
+    ) -> bool:
+        """Write an audit record about the incident; with `first`, tell whether the deed may be done."""
+        body = {"incident": track.incident.id, "stage": str(track.incident.stage), **data}
+        number = await self._t.chronicle.write(kind, body, who=who, first=first)
+        return self._t.chronicle.may_go_on(number)
+
+    async def escalate(self, track: Track, why: str, interlock: str = "") -> None:
+        """Stop and call a person."""
+        step = track.incident.current
+        if interlock:
+            metrics.REFUSED.labels(interlock).inc()
+        self.move(track, Stage.ESCALATED, f"a person is needed: {why}", interlock=interlock or None)
+        self._t.pager.page(track.incident, f"{track.incident.title}: {why}")
+        await self.record("escalated", track, {"why": why, "interlock": interlock, "step": step_json(step)})
+        await self.save(track)
+
+    async def observe(self, track: Track, why: str, who: Who | None = None) -> None:
+        """Close an incident without a cure of ours."""
+        self.move(track, Stage.OBSERVED, why)
+        await self.record("observed", track, {"why": why}, who=who)
+        await self.save(track)
+
+    async def wait(self, track: Track, key: str, message: str, *, page: bool) -> None:
+        """Say once (per `key`) why an incident does not move, and call a person if asked to."""
+        track.incident = replace(track.incident, waiting=message)
+        if key not in track.paged:
+            track.paged.add(key)
+            self.note(track, message)
+            await self.record("held-back", track, {"why": message, "interlock": key})
+            await self.save(track)
+        if page and f"page {key}" not in track.paged:
+            track.paged.add(f"page {key}")
+            self._t.pager.page(track.incident, f"{track.incident.title}: {message}")
+
+    async def remember_ledger(self) -> None:
+        """Store the planner's memory of what was done."""
+        try:
+            await self._t.store.remember("ledger", self._t.planner.save())
+        except Broken as error:
+            metrics.STORE_FAILED.inc()
+            log.warning("store.failed", what="ledger", error=error.message, hint=error.hint)
+
+    def _tell(self, track: Track, now: float, message: str, data: Mapping[str, Datum]) -> None:
+        incident = track.incident
+        track.unsaved.append(self._t.timeline.add(now, str(incident.stage), message, incident.id, data))
