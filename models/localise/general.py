@@ -31,7 +31,7 @@ import numpy as np
 
 from models.detect.baseline import FloatArray
 from models.errors import InvalidInput
-from models.localise.general_accounts import Mesh, Rates, missing_calls, on_the_wire, own_harm, rates
+from models.localise.general_accounts import Mesh, Rates, full, missing_calls, on_the_wire, own_harm, rates
 from models.localise.general_contrast import TINY, Move, move
 from models.localise.general_names import RESOURCES, Kind, Name, home, read
 
@@ -148,7 +148,29 @@ def _harmed(mesh: Mesh, rate: Rates, kind: Kind, tuning: Tuning) -> dict[str, fl
         return seen.strength if seen else -1.0
 
     harm = own_harm(mesh, rate, kind, strength, tuning.slack)
-    return _material({service: _move(values, mesh, tuning) for service, values in harm.items()}, tuning)
+    strengths = _material({service: _move(values, mesh, tuning) for service, values in harm.items()}, tuning)
+    if any(mesh.calls.values()):
+        return strengths
+    folds = {service: _fold(mesh, service, kind, tuning) for service in strengths}
+    most = max(folds.values(), default=0.0)
+    return {s: z * math.sqrt(folds[s] / most) if most > 0 else z for s, z in strengths.items()}
+
+
+def _fold(mesh: Mesh, service: str, kind: Kind, tuning: Tuning) -> float:
+    """Return by how much more than its usual level (latency), or by what share (errors), a service got worse.
+
+    Without a graph nobody's harm can be taken off. But whoever waits was slower than its callee already and mixes sick
+    calls with others, so the relative change shrinks on the way outwards.
+    """
+    found = [0.0]
+    for _, values in mesh.of(service, kind):
+        seen, usual = _move(values, mesh, tuning), _level(values[: mesh.split])
+        if seen is not None:
+            found.append(seen.excess / usual if kind is Kind.LATENCY and usual > 0 else seen.excess)
+    for _, values in mesh.of(service, Kind.AVAILABILITY) if kind is Kind.ERRORS else ():
+        seen = _move(values, mesh, tuning, upwards=False)
+        found.append(seen.excess / full(values) if seen is not None else 0.0)
+    return max(found)
 
 
 def _material(moves: Mapping[str, Move | None], tuning: Tuning) -> dict[str, float]:
@@ -218,14 +240,17 @@ def _silence(mesh: Mesh, service: str) -> float:
 def _priors(mesh: Mesh, rate: Rates, target: tuple[str, str | None] | None, tuning: Tuning) -> dict[str, float]:
     usual = {}
     for service in mesh.services:
-        before = rate.assumed[service][: mesh.split]
-        before = before[np.isfinite(before)]
-        usual[service] = float(np.median(before)) if len(before) else 0.0
+        usual[service] = _level(rate.assumed[service][: mesh.split])
     alarmed = usual.get(target[0], 0.0) if target else 0.0
     alarmed = alarmed or max(usual.values(), default=0.0)
     if alarmed <= 0:
         return dict.fromkeys(usual, 0.0)
     return {s: tuning.alarmed * math.log(min(1.0, value / alarmed) + 0.01) for s, value in usual.items()}
+
+
+def _level(values: FloatArray) -> float:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else 0.0
 
 
 def _mesh(metrics: Mapping[str, Samples], inject_time: float, edges: Iterable[tuple[str, str]]) -> Mesh:

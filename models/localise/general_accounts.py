@@ -113,7 +113,7 @@ def _sightings(mesh: Mesh, rate: Rates, service: str, kind: Kind) -> tuple[list[
     for name, values in (*mesh.of(service, Kind.ERRORS), *mesh.of(service, Kind.AVAILABILITY)):
         top = float(np.nanmax(values)) if np.isfinite(values).any() else 0.0
         if name.kind is Kind.AVAILABILITY:
-            found.append(_beyond(1.0 - values / (100.0 if top > PERCENT else 1.0), mesh.split) * rate.assumed[service])
+            found.append(_beyond(1.0 - values / full(values), mesh.split) * rate.assumed[service])
         elif top > 1.0:  # a count of failures, not a share
             found.append(_beyond(values, mesh.split))
         else:
@@ -132,6 +132,12 @@ def _slowness(mesh: Mesh, rate: Rates, service: str) -> tuple[list[FloatArray], 
         used = orders[: 1 if orders[0] == MEAN else QUANTILES]
         found += [_mean(groups[view, order]) * rate.assumed[service] for order in used]
     return found, means
+
+
+def full(availability: FloatArray) -> float:
+    """Return what an availability is when nothing fails: 100 for percent, 1 for ratios."""
+    known = availability[np.isfinite(availability)]
+    return 100.0 if len(known) and float(known.max()) > PERCENT else 1.0
 
 
 def missing_calls(mesh: Mesh, rate: Rates) -> dict[tuple[str, str], tuple[FloatArray, float]]:
