@@ -51,7 +51,7 @@ def cli(ctx: click.Context, state_dir: str | None, config: Path | None, log_leve
     env = settings.environment()
     ctx.obj = Target(settings.state_dir(state_dir, env), config, env)
     configure_logs(log_level)
-    disable_created_metrics()  # the text format has no place for them: each would be a gauge of its own
+    disable_created_metrics()  # type: ignore[no-untyped-call] # the text format has no place for them: each would be a gauge of its own
 
 
 def configure_logs(level: str) -> None:

@@ -15,7 +15,8 @@ import aiohttp
 import pytest
 import pytest_asyncio
 import yaml
-from prometheus_api_client import PrometheusApiClientException, PrometheusConnect
+from prometheus_api_client import PrometheusConnect
+from prometheus_api_client.exceptions import PrometheusApiClientException
 from requests import RequestException
 
 from models.exposition import AGENT, CONTROL, PROXY
