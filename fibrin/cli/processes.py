@@ -14,7 +14,7 @@ from agent.run import run as run_agent
 from agent.settings import AgentSettings
 from control.plane import ControlSettings
 from control.plane import run as run_control
-from fibrin import settings
+from fibrin import pauses, settings
 from fibrin import up as mesh
 from fibrin.cli.context import Target, pass_target
 from models.errors import InvalidInput, Unavailable
@@ -76,6 +76,7 @@ def control(target: Target, host: str | None, port: int | None) -> None:
     """Run the control plane in the foreground."""
     flags = {"state_dir": target.state_dir, "host": host, "port": port}
     chosen = settings.read("control", ControlSettings, flags=flags, env=target.env, config=target.config)
+    pauses.rare()
     asyncio.run(run_control(chosen))
 
 
@@ -97,6 +98,7 @@ def agent(
         "observe_only": observe_only,
     }
     chosen = settings.read("agent", AgentSettings, flags=flags, env=target.env, config=target.config)
+    pauses.rare()
     asyncio.run(run_agent(chosen))
 
 
