@@ -137,7 +137,7 @@ def export(k: int, at: float) -> bytes:
     request = ExportRequest()
     scope = request.resource_metrics.add(resource=resource.SerializeToString()).scope_metrics.add()
     for name in (UPTIME, LIVE):
-        scope.metrics.add(name=name).gauge.data_points.add(as_int=7, time_unix_nano=round(at * 1e9))
+        scope.metrics.add(name=name).gauge.data_points.add(as_int=int(at), time_unix_nano=round(at * 1e9))
     counts = np.zeros(BUCKETS, dtype="<i8")
     counts[BUCKETS // 3 : BUCKETS // 3 + 4] = 5
     counter = scope.metrics.add(name=f"{STAT_PREFIX[Side.CLIENT]}.{REQUESTS}").sum
