@@ -154,6 +154,21 @@ def test_unchanged_parts_are_the_very_same(options: MeshOptions) -> None:
     assert difference(before[RDS].shared, after[RDS].shared).changed == ("catalog",)
 
 
+def test_sidecars_share_what_is_the_same(options: MeshOptions) -> None:
+    """Tables that hold nothing of one sidecar are one object for all, and stay it while their content does."""
+    compiler = Compiler(options)
+    there = world()
+    shop, cart = compiler.build(there, SHOP), compiler.build(there, Node("cart-1", "cart"))
+    assert all(shop[kind] is cart[kind] for kind in (EDS, SRDS, RDS))
+    changed = world(ServicePolicy("catalog", breakers=(Breaker("shop", 100, "fail-fast"),)))
+    after, other = compiler.build(changed, SHOP), compiler.build(changed, Node("cart-1", "cart"))
+    assert all(shop[kind] is after[kind] for kind in (CDS, EDS, LDS, SRDS))
+    assert after[RDS] is not other[RDS]
+    assert other[RDS] is cart[RDS]
+    again = world(ServicePolicy("catalog", breakers=(Breaker("shop", 100, "fail-fast"),)))
+    assert compiler.build(again, SHOP)[RDS] is after[RDS]
+
+
 def test_remembering_changes_nothing(options: MeshOptions) -> None:
     """A compiler that saw other worlds before gives what a fresh one gives."""
     compiler = Compiler(options)

@@ -9,7 +9,7 @@ from control.xds.protos import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Me
 from control.xds.resources import CDS, EDS, LDS, RDS, SDS, SHORT, SRDS, Resource, Table, resource
 from control.xds.status import Nack
 from control.xds.stream import Stream
-from control.xds.subscription import Memory
+from control.xds.subscription import Batch, Memory, Subscription
 from control.xds.world import Node
 
 NODE = Node("shop-1", "shop")
@@ -280,6 +280,25 @@ async def test_generation_is_reached_when_answered() -> None:
         assert sidecar.stream.acked_generation == 1
         world.set(rds={"x": "1"})
         await sidecar.settled(2)
+
+
+async def test_sidecars_are_sent_the_same_bytes() -> None:
+    """Two sidecars at the same point get one change as the same bytes, and each answers for itself."""
+    world, memory = World(cds={"a": "1"}), Memory()
+    sent = [Subscription(CDS, memory), Subscription(CDS, memory)]
+    for one in sent:
+        one.update(DeltaDiscoveryRequest(type_url=CDS))
+        one.plan(world.tables(NODE)[2][CDS])
+    world.set(cds={"a": "2"})
+    table = world.tables(NODE)[2][CDS]
+    batches = [one.plan(table) for one in sent]
+    assert batches[0].payload is batches[1].payload is not None
+    first, second = (one.respond(batch, 2) for one, batch in zip(sent, batches, strict=True))
+    assert first == second
+    assert sent[0].answer("cds-1", None) is not None
+    assert not sent[0].outstanding
+    assert sent[1].outstanding
+    assert sent[1].plan(table) == Batch()
 
 
 async def test_secret_that_is_not_there_is_waited_for() -> None:
