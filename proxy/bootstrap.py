@@ -34,6 +34,9 @@ _RETRY: Final = {
     "base_interval": "0.1s",
     "max_interval": "2s",
 }  # Envoy's own is 0.5 to 30 s: too late to a returned one
+# Envoy's own look at its threads, which ends nothing and is only counted: by default every 100 ms, at 1 % of a sidecar's
+# CPU. The supervisor asks the admin, and that is what a hanging Envoy is found by.
+_WATCHDOG: Final = {"miss_timeout": "2s", "megamiss_timeout": "5s"}
 _OWNER_ONLY: Final = 0o600
 _HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _SUPERVISED: Final = (r"http\.explicit_.*\.downstream_rq_active",)  # in flight on explicit listeners, for the drain
@@ -72,6 +75,7 @@ def build(spec: SidecarSpec) -> dict[str, object]:
         # one static layer: a layer by xDS would hold up every cold start by its fetch
         "layered_runtime": {"layers": [{"name": "fibrin", "static_layer": {"re2.max_program_size.error_level": 1000}}]},
         "overload_manager": _overload(spec),
+        "watchdogs": {"main_thread_watchdog": _WATCHDOG, "worker_watchdog": _WATCHDOG},
     }
 
 
