@@ -12,11 +12,12 @@ import json
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from models.errors import FibrinError
 from simulations.bench import agent_cost, footprint, overhead, propagation, simulated
 from simulations.bench.figures import Table
+from simulations.bench.quiet import Ledger
 
 MEASUREMENTS: Mapping[str, Callable[..., Awaitable[Table]]] = {
     "overhead": overhead.measure,
@@ -41,7 +42,9 @@ def main() -> None:
     tables: dict[str, Table] = {}
     for name in chosen.names or MEASUREMENTS:
         try:
-            tables[name] = asyncio.run(_interruptible(name, quick=chosen.quick))
+            before = Ledger.now()
+            found = asyncio.run(_interruptible(name, quick=chosen.quick))
+            tables[name] = replace(found, others=Ledger.now().others(before))
         except FibrinError as error:
             sys.exit(f"bench {name}: {error} ({error.hint})")
         except asyncio.CancelledError:

@@ -6,6 +6,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+QUIET_CORES = 0.1
+"""Cores that others may take without being worth a warning."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -31,7 +34,8 @@ class Target:
 class Table:
     """Rows of text under a title, and the targets they are held to.
 
-    `judged` is False when there were too few samples to hold a target or to miss one.
+    `judged` is False when there were too few samples to hold a target or to miss one. `others` is how many cores other
+    processes of this machine took meanwhile.
     """
 
     title: str
@@ -40,6 +44,7 @@ class Table:
     note: str = ""
     targets: tuple[Target, ...] = ()
     judged: bool = True
+    others: float = 0.0
 
     @property
     def missed(self) -> tuple[Target, ...]:
@@ -52,6 +57,8 @@ class Table:
         widths = [max(len(row[k]) for row in rows) for k in range(len(self.columns))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines += [self.note] if self.note else []
+        disturbed = "; not quiet, the figures are too high" if self.others > QUIET_CORES else ""
+        lines.append(f"other processes took {self.others:.2f} cores meanwhile{disturbed}")
         if self.judged:
             lines += [target.text() for target in self.targets]
         elif self.targets:

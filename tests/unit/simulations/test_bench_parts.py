@@ -12,6 +12,7 @@ from models.errors import Broken
 from simulations.addresses import free_port
 from simulations.bench import frames, wire
 from simulations.bench.overhead import Disturbed, Way, sample
+from simulations.bench.quiet import Ledger
 from simulations.bench.rig import cpu_seconds
 
 _GET = b"GET / HTTP/1.1\r\n\r\n"
@@ -71,6 +72,16 @@ def test_cpu_clock_counts_what_this_process_uses() -> None:
     while time.process_time() < own + 0.003:
         pass
     assert 0.003 <= cpu_seconds([os.getpid()]) - before <= 0.5
+
+
+def test_what_others_take_is_told_apart() -> None:
+    """Work of a stranger counts as taken by others, our own and our children's does not."""
+    before = Ledger(at=0.0, busy=100.0, stolen=1.0, own=10.0)
+    assert Ledger(at=10.0, busy=112.0, stolen=2.0, own=15.0).others(before) == pytest.approx(0.8)
+    assert Ledger(at=10.0, busy=104.9, stolen=1.0, own=15.0).others(before) == 0.0
+    now = Ledger.now()
+    assert now.busy > 0
+    assert now.own > 0
 
 
 def test_messages_come_out_whole_however_they_are_cut() -> None:
