@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from types import TracebackType
 from typing import Any, Self
 
 from models.errors import Broken
+from proxy import tether
 
 _LINE_BYTES = 1 << 20
+
+
+def tethered() -> tuple[str, ...]:
+    """Return what to put before a command so that the kernel ends it with us, were we killed."""
+    return (sys.executable, "-I", "-S", tether.__file__, str(os.getpid()))
 
 
 class Child:
@@ -24,7 +31,7 @@ class Child:
     async def __aenter__(self) -> Self:
         """Start it; returns before it is ready."""
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", self._module, *self._arguments),
+            *(*tethered(), sys.executable, "-m", self._module, *self._arguments),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=_LINE_BYTES,

@@ -23,6 +23,7 @@ from models.errors import Broken
 from proxy.envoy import find
 from simulations.addresses import free_port
 from simulations.bench import pair, wire
+from simulations.bench.child import tethered
 from simulations.bench.figures import Table, Target, milliseconds, quantile, ratio
 from simulations.bench.rig import REQUEST, Rig, cpu_seconds
 from simulations.shop.spec import APP_PORT
@@ -170,7 +171,7 @@ def _micro(seconds: float) -> str:
 
 async def _envoy(config: Path) -> asyncio.subprocess.Process:
     flags = ("-c", str(config), "--concurrency", "1", "--disable-hot-restart", "-l", "error")
-    return await asyncio.create_subprocess_exec(str(find(None)), *flags)
+    return await asyncio.create_subprocess_exec(*tethered(), str(find(None)), *flags)
 
 
 async def _until_served(place: tuple[str, int]) -> None:
