@@ -11,8 +11,10 @@ from dataclasses import replace
 import pytest
 
 from control.client import ControlClient
+from control.observer import progress
 from control.plane import ControlSettings, serving
 from control.statedir import StateDir
+from control.xds.status import Propagation as Progress
 from models.domain import Health, Instance
 from models.errors import Broken, Conflict, InvalidInput, Unavailable
 from models.overlay import SetTimeout, ShiftTraffic
@@ -25,6 +27,15 @@ async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+def test_progress_tells_the_words_of_those_that_refused() -> None:
+    """A propagation names who refused with what it said, also when it said nothing."""
+    found = progress(
+        Progress(7, sidecars=4, acked=1, nacked=("a", "b"), pending=("c",), words={"a": "no such cluster"})
+    )
+    assert (found.generation, found.sidecars, found.acked, found.nacked) == (7, 4, 1, 2)
+    assert found.refusals == ("a: no such cluster", "b: refused")
 
 
 async def test_the_state_directory_is_private_and_tells_where_we_are(settings: ControlSettings) -> None:
