@@ -21,9 +21,11 @@ from agent.leadership import Leadership
 from agent.loop import HealingLoop
 from agent.mesh import MeshView
 from agent.observe import Observer
+from agent.people import Verb
 from agent.planner import PlaybookPlanner
 from agent.settings import AgentSettings
 from agent.store import Store
+from agent.switch import KillSwitch
 from agent.timeline import KEPT, Timeline
 from models.detect import DetectorBank
 from models.errors import Broken, InvalidInput, NotFound
@@ -51,6 +53,7 @@ class Agent:
         leadership: Leadership,
         follower: Follower,
         loop: HealingLoop,
+        switch: KillSwitch,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -64,6 +67,7 @@ class Agent:
         self._leadership = leadership
         self._follower = follower
         self.loop = loop
+        self._switch = switch
         self._started_at = time.time()
 
     def tasks(self) -> tuple[tuple[str, Any], ...]:
@@ -74,6 +78,7 @@ class Agent:
             ("changes", self._follower.changes),
             ("overlays", self._follower.overlays),
             ("memory", self._remember),
+            ("switch", self._switch.run),
         ]
         if not self._settings.observe_only:
             works.append(("leadership", self._leadership.run))
@@ -115,6 +120,8 @@ class Agent:
             open_incidents=sum(incident.is_open for incident in self.loop.incidents),
             playbooks=tuple(p.name for p in self._planner.playbooks),
             audit_broken=self._chronicle.broken,
+            audit_waiting=self._chronicle.waiting,
+            stopped=self._switch.stopped,
         )
 
     def ready(self) -> str:
@@ -140,6 +147,14 @@ class Agent:
         if len(found) > 1:
             raise InvalidInput(f"{name} begins {len(found)} incidents", hint="give more of the id")
         return found[0] if found else None
+
+    async def order(self, verb: Verb, name: str, who: str, why: str) -> Incident:
+        """Carry out a person's order about an incident."""
+        return await self.loop.people.order(verb, name, who, why)
+
+    async def stop_acting(self, *, stop: bool, who: str, why: str) -> None:
+        """Throw the kill switch or take it back."""
+        await self.loop.people.stop_acting(stop=stop, who=who, why=why)
 
     async def events(self, since: int, wait_s: float) -> tuple[Event, ...]:
         """Return timeline lines after `since`, waiting up to `wait_s` for the first."""

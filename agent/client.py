@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 
 from agent.codec import EVENT, INCIDENT, Event
 from agent.incidents import Incident
+from agent.people import Verb
 from models.errors import Broken, Conflict, FibrinError, InvalidInput, NotFound, Refused, Unavailable
 
 _KINDS: dict[str, type[FibrinError]] = {
@@ -23,12 +25,14 @@ _KINDS: dict[str, type[FibrinError]] = {
 class AgentClient:
     """A connection to one agent; use as `async with`.
 
-    Every call raises errors of our tree; away is `Unavailable`. Reads need no `token`.
+    Every call raises errors of our tree; away is `Unavailable`. Reads need no `token`; orders carry `actor`'s name.
     """
 
-    def __init__(self, url: str, *, token: str = "", timeout_s: float = 5.0) -> None:
+    def __init__(self, url: str, *, token: str = "", actor: str = "", timeout_s: float = 5.0) -> None:
         self._url = url.rstrip("/")
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
+        if actor:
+            self._headers["x-fibrin-actor"] = actor
         self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
 
@@ -70,7 +74,7 @@ class AgentClient:
     async def healthy(self) -> bool:
         """Return whether the agent answers; raises nothing."""
         try:
-            await self._get("/healthz")
+            await self._ask("/healthz")
         except FibrinError:
             return False
         return True
@@ -78,22 +82,22 @@ class AgentClient:
     async def ready(self) -> bool:
         """Return whether the agent sees and can act; raises nothing."""
         try:
-            await self._get("/readyz")
+            await self._ask("/readyz")
         except FibrinError:
             return False
         return True
 
     async def status(self) -> dict[str, Any]:
         """Return `/v1/status`."""
-        return dict(await self._get("/v1/status"))
+        return dict(await self._ask("/v1/status"))
 
     async def incidents(self, limit: int = 100) -> list[dict[str, Any]]:
         """Return incident summaries, newest first."""
-        return list((await self._get(f"/v1/incidents?limit={limit}"))["incidents"])
+        return list((await self._ask(f"/v1/incidents?limit={limit}"))["incidents"])
 
     async def incident(self, name: str) -> Incident:
         """Return one incident's whole story, or raise NotFound. An unambiguous beginning of the id will do."""
-        found = await self._get(f"/v1/incidents/{quote(name, safe='')}")
+        found = await self._ask(f"/v1/incidents/{quote(name, safe='')}")
         known = INCIDENT.json_schema()["properties"]
         try:
             return INCIDENT.validate_python({key: value for key, value in found.items() if key in known})
@@ -105,27 +109,42 @@ class AgentClient:
 
     async def events(self, since: int = 0, wait_s: float = 0.0) -> tuple[Event, ...]:
         """Return timeline lines after sequence `since`; wait up to `wait_s` seconds for the first."""
-        found = await self._get(f"/v1/events?since={since}&wait={wait_s}", timeout_s=self._timeout_s + wait_s)
+        found = await self._ask(f"/v1/events?since={since}&wait={wait_s}", timeout_s=self._timeout_s + wait_s)
         return tuple(EVENT.validate_python(item) for item in found["events"])
 
     async def signals(self, window_s: float = 10.0) -> dict[str, Any]:
         """Return golden signals: `services`, `edges`, `versions`, `instances`."""
-        return dict(await self._get(f"/v1/signals?window={window_s}"))
+        return dict(await self._ask(f"/v1/signals?window={window_s}"))
 
     async def audit(self, limit: int = 100) -> list[dict[str, Any]]:
         """Return the last audit records, newest last."""
-        return list((await self._get(f"/v1/audit?limit={limit}"))["records"])
+        return list((await self._ask(f"/v1/audit?limit={limit}"))["records"])
 
     async def playbooks(self) -> list[dict[str, Any]]:
         """Return the playbooks in use."""
-        return list((await self._get("/v1/playbooks"))["playbooks"])
+        return list((await self._ask("/v1/playbooks"))["playbooks"])
 
-    async def _get(self, path: str, *, timeout_s: float | None = None) -> Any:
+    async def order(self, verb: Verb, name: str, reason: str = "") -> dict[str, Any]:
+        """Give an order about an incident; return its summary. Conflict when the order makes no sense there."""
+        path = f"/v1/incidents/{quote(name, safe='')}/{verb}"
+        return dict((await self._ask(path, order={"reason": reason}))["incident"])
+
+    async def stop_acting(self, reason: str = "") -> None:
+        """Throw the kill switch."""
+        await self._ask("/v1/stop-acting", order={"reason": reason})
+
+    async def resume_acting(self, reason: str = "") -> None:
+        """Take the kill switch back."""
+        await self._ask("/v1/resume-acting", order={"reason": reason})
+
+    async def _ask(self, path: str, *, timeout_s: float | None = None, order: Mapping[str, str] | None = None) -> Any:
+        """Ask, or give an order (its body is `order`)."""
         if self._session is None:
             raise RuntimeError("AgentClient is used outside its `async with`")
         timeout = aiohttp.ClientTimeout(total=timeout_s or self._timeout_s)
         try:
-            async with self._session.get(self._url + path, timeout=timeout) as response:
+            method = "GET" if order is None else "POST"
+            async with self._session.request(method, self._url + path, json=order, timeout=timeout) as response:
                 text = await response.text()
                 status = response.status
         except (aiohttp.ClientError, TimeoutError) as error:

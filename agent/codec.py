@@ -46,6 +46,8 @@ def summary(incident: Incident) -> dict[str, Any]:
         "onset": incident.onset,
         "opened_at": incident.opened_at,
         "waiting": incident.waiting,
+        "approved_by": incident.approved_by,
+        "paused": incident.paused,
         "held": incident.held,
         "times": dict(incident.times),
         "overlays": [step.overlay for step in incident.steps if step.acted_at],

@@ -68,7 +68,7 @@ class Deciding:
         if incident.mode == Mode.SHADOW:
             await self._scribe.wait(track, "shadow", f"shadow: would {deed(incident)}", page=False)
             return False
-        if incident.mode == Mode.APPROVE:
+        if incident.mode == Mode.APPROVE and not incident.approved_by:
             await self._scribe.wait(track, "approve", f"waits for approval to {deed(incident)}", page=True)
             return False
         if block is None:

@@ -15,6 +15,7 @@ from models.incident import Cause, CauseKind
 class Interlock(StrEnum):
     """The closed set of reasons not to act."""
 
+    STOPPED = "stop-acting"
     BLIND = "blind"
     STORM = "storm"
     FENCE = "fence"
@@ -54,10 +55,13 @@ class Situation:
     warm: bool
     audit_broken: str
     person: str
+    stopped: str = ""
 
 
 def check(at: Situation) -> Block | None:  # noqa: PLR0911  # one return per interlock
     """Return the first interlock that forbids acting, None when all are open."""
+    if at.stopped:
+        return Block(Interlock.STOPPED, at.stopped)
     if at.person:
         return Block(Interlock.PERSON, at.person, final=True)
     if at.audit_broken:

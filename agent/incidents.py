@@ -85,7 +85,8 @@ class Incident:
     `onset` is when the fault began by the detectors' estimate, `opened_at` when the first detector alarmed.
     `step` indexes `steps` (-1 before the first). `waiting` says in one sentence why an untreated incident
     does not move ("" when it does). `withdrawn` is why its action is taken back for another reason
-    than that it did not help. `decision` is the audit record of its plan (0: none). `held` tells that the incident still keeps its overlay alive.
+    than that it did not help. `approved_by`, `paused` and `aborted` are a person's name and reason ("" without such an
+    order). `decision` is the audit record of its plan (0: none). `held` tells that the incident still keeps its overlay alive.
     `times` are the first times of: onset, detected, correlated, planned, acted, acked, recovered, verified, closed.
     """
 
@@ -105,6 +106,9 @@ class Incident:
     held: bool = False
     resumed: bool = False
     withdrawn: str = ""
+    approved_by: str = ""
+    paused: str = ""
+    aborted: str = ""
     decision: int = 0
     times: Mapping[str, float] = field(default_factory=dict)
     history: tuple[Moment, ...] = ()

@@ -22,6 +22,7 @@ from agent.gates import Block, Interlock, Situation, check
 from agent.history import History
 from agent.incidents import Incident, Step
 from agent.mesh import MeshView
+from agent.people import People
 from agent.ports import Circumstances, Detector, Localiser, Sight
 from agent.scribe import Gate, Tools
 from agent.track import Track
@@ -74,6 +75,7 @@ class HealingLoop:
             start=self._start,
             spawn=self._spawn,
         )
+        self.people = People(tools, tracks=self._tracks, treatment=self.treatment)
         self._triage = Triage(
             tools.settings,
             tracks=self._tracks,
@@ -194,6 +196,8 @@ class HealingLoop:
         if track.busy or now < track.retry_at:
             self._watch_users(track, outcomes, now)
             return
+        if self._obeys(track, now):
+            return
         if track.recover:
             if self._s.mesh.control_up:
                 self._start(track, self.treatment.recover(track))
@@ -211,6 +215,16 @@ class HealingLoop:
                 pass
             case Stage.RESOLVED | Stage.ESCALATED | Stage.OBSERVED:
                 self._closed(track, now)
+
+    def _obeys(self, track: Track, now: float) -> bool:
+        """Carry out what a person ordered about an incident; False when nobody did."""
+        incident = track.incident
+        if track.recover or not (incident.is_open or incident.held):
+            return False
+        if incident.aborted:
+            around = self._circumstances(track, now)
+            self._start(track, self.treatment.abort(track, around, self._gate(track)))
+        return bool(incident.aborted or (incident.paused and incident.is_open))
 
     def _treat(self, track: Track, now: float) -> None:
         settings = self._t.settings
@@ -288,6 +302,7 @@ class HealingLoop:
                 warm=self.warm,
                 audit_broken="",
                 person=self._caretaker.person(incident.current, now),
+                stopped=self._t.switch.stopped or _ordered(incident),
             )
         )
         stale = incident.step > 0 or track.blocked_at > 0  # else planned a moment ago
@@ -351,6 +366,13 @@ class HealingLoop:
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _ordered(incident: Incident) -> str:
+    """Return why a person's order about this incident forbids acting, "" when none does."""
+    if incident.aborted:
+        return f"aborted by {incident.aborted}"
+    return f"paused by {incident.paused}" if incident.paused else ""
 
 
 def _patience(step: Step) -> float:

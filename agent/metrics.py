@@ -26,6 +26,7 @@ PAGES_FAILED: Final = Counter("fibrin_agent_pages_failed_total", "Calls to the w
 AUDIT_FAILED: Final = Counter("fibrin_agent_audit_failures_total", "Audit records that could not be written")
 AUDIT_WAITING: Final = Gauge("fibrin_agent_audit_waiting", "Audit records kept in memory until the log can be written")
 AUDIT_LOST: Final = Counter("fibrin_agent_audit_lost_total", "Audit records that only the process log has")
+STOPPED: Final = Gauge("fibrin_agent_stopped", "1 while the kill switch is thrown")
 STORE_FAILED: Final = Counter("fibrin_agent_store_failures_total", "Writes of the agent's database that failed")
 BLIND: Final = Gauge("fibrin_agent_blind_reporters", "Sidecars whose telemetry cannot be trusted now")
 DETECTION: Final = Histogram("fibrin_agent_detection_seconds", "Onset to first alarm", buckets=_SECONDS)

@@ -37,6 +37,8 @@ from agent.scribe import Tools
 from agent.settings import AgentSettings
 from agent.sources import read_sources
 from agent.store import Store
+from agent.switch import FILE as STOP_FILE
+from agent.switch import KillSwitch
 from agent.telemetry.receiver import OtlpReceiver
 from agent.thinking import MeshLocaliser
 from agent.timeline import KEPT, Timeline
@@ -101,15 +103,19 @@ async def _assemble(settings: AgentSettings, stack: AsyncExitStack) -> Agent:
     actuator = RecordedActuator(ControlActuator(client), chronicle, time.time)
     witness = Witness(chronicle, store)
     await witness.begin()
-    proxy_token = await token(directory / "proxy.token")
-    receiver = OtlpReceiver(settings.socket, observer.receive, resolve=mesh.resolve, token=proxy_token)
+    receiver = OtlpReceiver(
+        settings.socket, observer.receive, resolve=mesh.resolve, token=await token(directory / "proxy.token")
+    )
 
     def on_topology() -> None:
         receiver.forget()
         observer.expect((instance.id for instance in mesh.topology.instances), time.time())
 
     follower = Follower(client, actuator, mesh, timeline, clock=time.time, on_topology=on_topology, witness=witness)
-    tools = Tools(settings, time.time, store, timeline, chronicle, decisions, actuator, planner, leadership, pager)
+    switch = await _switch(settings, store)
+    tools = Tools(
+        settings, time.time, store, timeline, chronicle, decisions, actuator, planner, leadership, pager, switch
+    )
     senses = Senses(observer, bank, MeshLocaliser(bank, mesh), mesh)
     loop = HealingLoop(senses, tools)
     loop.remembers_normal = await _restore(store, bank, planner)
@@ -127,11 +133,12 @@ async def _assemble(settings: AgentSettings, stack: AsyncExitStack) -> Agent:
         leadership=leadership,
         follower=follower,
         loop=loop,
+        switch=switch,
     )
     stack.push_async_callback(_last_words, agent)
     await receiver.start()
     stack.push_async_callback(receiver.stop)
-    api = AgentApi(agent)
+    api = AgentApi(agent, directory / "operator.token")
     url = await api.start(settings.host, settings.port)
     stack.push_async_callback(api.stop)
     await asyncio.to_thread(announce, directory, url)
@@ -151,6 +158,14 @@ async def _guarded(name: str, work: Any) -> None:
         log.exception("agent.task_failed", task=name)
         raise Broken(f"the agent's task {name} failed: {error}", hint="see the log; restart the agent") from error
     raise Broken(f"the agent's task {name} ended", hint="restart the agent; this is a defect")
+
+
+async def _switch(settings: AgentSettings, store: Store) -> KillSwitch:
+    """Return the kill switch as the previous process left it."""
+    place = settings.stop_file or settings.state_dir / STOP_FILE
+    switch = KillSwitch(store, place, time.time, flag=settings.stop_acting)
+    await switch.poll()
+    return switch
 
 
 async def _timeline(store: Store) -> Timeline:

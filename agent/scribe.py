@@ -19,6 +19,7 @@ from agent.ports import Clock, Fence, Pager, Planner
 from agent.records import step_json
 from agent.settings import AgentSettings
 from agent.store import Store
+from agent.switch import KillSwitch
 from agent.timeline import Timeline
 from agent.track import Track
 from models.errors import Broken
@@ -44,6 +45,7 @@ class Tools:
     planner: Planner
     fence: Fence
     pager: Pager
+    switch: KillSwitch
     pause: Callable[[float], Any] = asyncio.sleep
 
 
@@ -100,6 +102,12 @@ class Scribe:
         """Close an incident without a cure of ours."""
         self.move(track, Stage.OBSERVED, why)
         await self.record("observed", track, {"why": why}, who=who)
+        await self.save(track)
+
+    async def hand_over(self, track: Track, why: str, who: Who | None = None) -> None:
+        """End the agent's part because a person took over: like an escalation, but nobody needs to be called."""
+        self.move(track, Stage.ESCALATED, why)
+        await self.record("handed-over", track, {"why": why, "step": step_json(track.incident.current)}, who=who)
         await self.save(track)
 
     async def wait(self, track: Track, key: str, message: str, *, page: bool) -> None:

@@ -37,6 +37,8 @@ class AgentSettings:
     library: bool = True  # load the shipped playbooks
     mode: Mode = Mode.AUTO  # ceiling over every playbook's own mode
     observe_only: bool = False  # see everything, never act, hold no fence
+    stop_acting: bool = False  # hold the kill switch: no order can take it back
+    stop_file: Path | None = None  # the kill switch's file; default: <state_dir>/stop-acting
     webhook: str = ""  # where pages go as JSON, besides log and timeline
 
     tick_s: float = 0.1  # telemetry flushes every 0.2 s: half of that keeps the added delay below 0.1 s

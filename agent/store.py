@@ -41,6 +41,7 @@ class Store:
         self._path = path
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="agent-store")
         self._db: sqlite3.Connection | None = None
+        self._closed = False
 
     async def open(self) -> None:
         """Open the file, create what is missing."""
@@ -50,6 +51,7 @@ class Store:
         """Finish what is queued, then close."""
         if self._db is not None:
             await self._run(self._close)
+        self._closed = True
         self._thread.shutdown(wait=False)
 
     async def put(self, incident: Incident, events: tuple[Event, ...] = ()) -> None:
@@ -175,6 +177,8 @@ class Store:
         return await self._run(run)
 
     async def _run(self, work: Callable[[], T]) -> T:
+        if self._closed:
+            raise Broken(f"{self._path} is closed", hint="the agent is stopping")
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
         except (sqlite3.Error, OSError) as error:

@@ -6,6 +6,7 @@ Each method takes one incident one stretch further and leaves it in a stored, re
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 import structlog
 
@@ -22,6 +23,9 @@ from models.incident import Stage
 from models.verify import Judgement
 
 log = structlog.get_logger(__name__)
+
+STOPPED_S: Final = 0.2
+"""How often a stopped undo looks whether it may go on, seconds."""
 
 
 class Treatment(Scribe):
@@ -85,6 +89,20 @@ class Treatment(Scribe):
         self.move(track, Stage.UNDOING, f"{why}: undoing {step.name}")
         await self.undo(track, around, block)
 
+    async def abort(self, track: Track, around: Circumstances, block: Gate) -> None:
+        """Carry out a person's order to stop: undo what is laid, then leave the incident to people."""
+        incident = track.incident
+        match incident.stage:
+            case Stage.VERIFYING:
+                self.move(track, Stage.UNDOING, f"aborted by {incident.aborted}: taking the action back")
+                await self.undo(track, around, block)
+            case Stage.UNDOING:
+                await self.undo(track, around, block)
+            case Stage.RESOLVED | Stage.OBSERVED | Stage.ESCALATED:
+                await self.release(track, f"released: aborted by {incident.aborted}")
+            case Stage.DETECTED | Stage.CORRELATED | Stage.PLANNED | Stage.ACTING:
+                await self.hand_over(track, f"aborted by {incident.aborted}; nothing was in force")
+
     async def withdraw(self, track: Track, why: str, around: Circumstances, block: Gate) -> None:
         """Take an action back because it was about a symptom only; the incident ends with it."""
         track.incident = replace(track.incident, withdrawn=why)
@@ -95,6 +113,12 @@ class Treatment(Scribe):
         """Remove the current step's overlay; try again later when the control plane is away."""
         step = track.incident.current
         assert step is not None
+        if why := self._t.switch.stopped or (track.incident.paused and f"paused by {track.incident.paused}"):
+            await self.wait(
+                track, "stop-acting", f"the undo waits: {why}; without renewal the overlay ends", page=False
+            )
+            track.retry_at = self._t.clock() + STOPPED_S
+            return
         await self.record("undo", track, {"step": step_json(step), "why": track.incident.history[-1].message})
         await self.save(track)
         now = self._t.clock()
@@ -115,6 +139,9 @@ class Treatment(Scribe):
         self._t.planner.ended(step, helped=False)
         await self.remember_ledger()
         self.note(track, f"undone: {step.name}" + (" (its overlay had ended already)" if gone else ""))
+        if track.incident.aborted:
+            await self.hand_over(track, f"aborted by {track.incident.aborted}; everything is undone")
+            return
         if track.incident.withdrawn:
             await self.observe(track, track.incident.withdrawn)
             return
@@ -133,10 +160,14 @@ class Treatment(Scribe):
         """Remove a held overlay because it is needed no more."""
         step = track.incident.current
         assert step is not None
+        if self._t.switch.stopped:
+            track.retry_at = self._t.clock() + STOPPED_S
+            return
         try:
             await self._t.actuator.remove(step.overlay, self._t.fence.token or 0)
         except FibrinError as error:
             metrics.CONTROL_ERRORS.labels("remove").inc()
+            track.retry_at = self._t.clock() + RETRY_S
             log.info("release.waits", incident=track.incident.id, error=error.message)
             return
         await self.let_go(track, why)
@@ -176,7 +207,7 @@ class Treatment(Scribe):
         """Go to the next step (leaving the incident PLANNED) or escalate."""
         incident = track.incident
         if incident.step + 1 < len(incident.steps):
-            track.incident = replace(incident, step=incident.step + 1)
+            track.incident = replace(incident, step=incident.step + 1, approved_by="")
             track.attempts = 0
             track.retry_at = 0.0
             step = track.incident.current

@@ -1,4 +1,4 @@
-"""The agent's HTTP API: everything the terminal shows comes from here. Reads only, open on loopback."""
+"""The agent's HTTP API: everything the terminal shows comes from here. Reads are open on loopback; orders need the operator's token."""
 
 from agent.api.app import AgentApi, Backend, Status
 

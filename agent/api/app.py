@@ -6,8 +6,9 @@ import asyncio
 import dataclasses
 import errno
 import json
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import structlog
@@ -15,6 +16,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
 from pydantic_core import to_json
 
+from agent.api.desk import Desk, Orders
 from agent.api.openapi import document
 from agent.codec import Event, full, summary
 from agent.incidents import Incident
@@ -56,12 +58,12 @@ class Status:
     open_incidents: int
     playbooks: tuple[str, ...]
     audit_broken: str = ""
-    saving: str = ""
-    data: Mapping[str, float] = field(default_factory=dict)
+    audit_waiting: int = 0
+    stopped: str = ""
 
 
-class Backend(Protocol):
-    """What the API shows."""
+class Backend(Orders, Protocol):
+    """What the API shows and takes."""
 
     def status(self) -> Status:
         """Return how the agent is."""
@@ -97,10 +99,11 @@ class Backend(Protocol):
 
 
 class AgentApi:
-    """The HTTP server. `start` returns the URL it answers on."""
+    """The HTTP server. `start` returns the URL it answers on; `token` is the file with the operator's token."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, token: Path) -> None:
         self._backend = backend
+        self._desk = Desk(backend, token)
         self._runner: web.AppRunner | None = None
 
     def app(self) -> web.Application:
@@ -119,6 +122,7 @@ class AgentApi:
                 web.get("/v1/events", self._events),
                 web.get("/v1/audit", self._audit),
                 web.get("/v1/playbooks", self._playbooks),
+                *self._desk.routes(),
             ]
         )
         return app

@@ -6,8 +6,10 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter
 
+from agent.api.desk import Reason
 from agent.codec import Event
 from agent.incidents import Incident
+from agent.people import Verb
 from agent.telemetry.views import SignalsView
 
 ROUTES: Final[tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...]] = (
@@ -28,6 +30,12 @@ ROUTES: Final[tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...]] = (
     ("/v1/playbooks", "Playbooks in use", "", ()),
 )
 
+ORDERS: Final[tuple[tuple[str, str], ...]] = (
+    *((f"/v1/incidents/{{id}}/{verb}", f"A person's order: {verb}") for verb in Verb),
+    ("/v1/stop-acting", "Throw the kill switch: nothing in the mesh is changed from now on"),
+    ("/v1/resume-acting", "Take the kill switch back"),
+)
+
 
 def document() -> dict[str, Any]:
     """Return the OpenAPI 3.1 document."""
@@ -38,9 +46,16 @@ def document() -> dict[str, Any]:
         schemas[shape.__name__] = schema
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Fibrin agent", "version": "v1", "description": "Incidents, signals and audit. Reads only."},
-        "paths": {path: {"get": _get(path, text, shape, query)} for path, text, shape, query in ROUTES},
-        "components": {"schemas": schemas},
+        "info": {
+            "title": "Fibrin agent",
+            "version": "v1",
+            "description": "Incidents, signals, audit, and people's orders.",
+        },
+        "paths": {
+            **{path: {"get": _get(path, text, shape, query)} for path, text, shape, query in ROUTES},
+            **{path: {"post": _post(path, text)} for path, text in ORDERS},
+        },
+        "components": {"schemas": schemas, "securitySchemes": {"operator": {"type": "http", "scheme": "bearer"}}},
     }
 
 
@@ -52,3 +67,17 @@ def _get(path: str, text: str, shape: str, query: tuple[tuple[str, str], ...]) -
         parameters.append({"name": "id", "in": "path", "required": True, "schema": {"type": "string"}})
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{shape}"} if shape else {}}}
     return {"summary": text, "parameters": parameters, "responses": {"200": {"description": text, "content": content}}}
+
+
+def _post(path: str, text: str) -> dict[str, Any]:
+    schema = Reason.model_json_schema()
+    parameters = (
+        [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}] if "{id}" in path else []
+    )
+    return {
+        "summary": text,
+        "security": [{"operator": []}],
+        "parameters": parameters,
+        "requestBody": {"content": {"application/json": {"schema": schema}}},
+        "responses": {"200": {"description": text}, "403": {"description": "Not the operator's token"}},
+    }

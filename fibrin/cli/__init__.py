@@ -23,6 +23,7 @@ from fibrin.cli.demo import COMMANDS as DEMO
 from fibrin.cli.incidents import COMMANDS as INCIDENTS
 from fibrin.cli.output import report
 from fibrin.cli.overlay import COMMANDS as OVERLAY
+from fibrin.cli.people import COMMANDS as PEOPLE
 from fibrin.cli.processes import COMMANDS as PROCESSES
 from fibrin.cli.resources import COMMANDS as RESOURCES
 from models.errors import FibrinError, InvalidInput
@@ -71,7 +72,7 @@ def configure_logs(level: str) -> None:
     )
 
 
-for command in (*PROCESSES, *RESOURCES, *OVERLAY, *INCIDENTS, *AUDIT, *CHECK, *DEMO):
+for command in (*PROCESSES, *RESOURCES, *OVERLAY, *INCIDENTS, *PEOPLE, *AUDIT, *CHECK, *DEMO):
     cli.add_command(command)
 
 

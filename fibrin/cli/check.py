@@ -114,6 +114,11 @@ async def _agent(target: Target) -> AsyncIterator[Finding]:
     async with target.agent() as client:
         yield await _ready("agent", client.healthy())
         status = plain(await client.status())
+        if stopped := status.get("stopped"):
+            yield Finding(Level.WARNING, "kill switch", f"the agent does not act: {stopped}", "`fibrin resume-acting`")
+        if waiting := status.get("audit_waiting"):
+            hint = "make room on the disk; they are written then"
+            yield Finding(Level.WARNING, "audit log", f"{waiting} records wait to be written", hint)
         blind = status.get("blind") or ()
         for reporter in blind:
             hint = "is its Envoy alive? nothing is done on blind telemetry"

@@ -38,7 +38,7 @@ class Target:
         Raises:
             Unavailable: none runs on this state directory.
         """
-        return AgentClient(self._url("agent"))
+        return AgentClient(self._url("agent"), token=self._token("operator"), actor=person())
 
     def address(self, process: str) -> Mapping[str, Any] | None:
         """Return what `process` (control, agent) wrote about itself, or None when it never ran here."""

@@ -50,6 +50,8 @@ def incidents(target: Target, name: str | None, output: str, limit: int, *, only
                 found = await client.incident(name)
                 click.echo(dump(plain(found), "json" if output == "json" else "yaml"), nl=False)
                 return
+            if stopped := (await client.status()).get("stopped"):
+                click.echo(f"‼ the agent does not act: {stopped} (`fibrin resume-acting`)", err=True)
             rows = await client.incidents(limit)
             if only_open:
                 rows = [r for r in rows if "closed" not in r["times"]]
@@ -97,6 +99,9 @@ def story(incident: Incident) -> list[str]:
     lines = [f"Incident {incident.id}: {incident.title}", f"Stage:     {incident.stage}"]
     if incident.waiting:
         lines.append(f"Waiting:   {incident.waiting}")
+    for order, by in (("Approved", incident.approved_by), ("Paused", incident.paused), ("Aborted", incident.aborted)):
+        if by:
+            lines.append(f"{order + ':':10} by {by}")
     lines += ["", "Evidence"]
     for anomaly in incident.anomalies[:8]:
         series = anomaly.series

@@ -147,6 +147,18 @@ def test_what_a_person_applies_stands_in_the_audit_log(mesh: Mesh) -> None:
     mesh.run("delete", "dr", "catalog")
 
 
+def test_the_kill_switch_by_command(mesh: Mesh) -> None:
+    """Thrown and taken back over the agent's API; `check` says by whom and why; the order is on disk."""
+    assert "changes nothing" in mesh.run("stop-acting", "--reason", "deploying")
+    told = mesh.run("check")
+    assert f"stopped by {getpass.getuser()}: deploying" in told
+    assert "fibrin resume-acting" in told
+    assert json.loads((mesh.state / "stop-acting").read_text())["stopped"] is True
+    mesh.run("resume-acting")
+    assert "kill switch" not in mesh.run("check")
+    assert "no incident inc-0 is open" in mesh.run("approve", "inc-0", code=1)
+
+
 def test_a_second_mesh_on_the_same_state_is_refused(mesh: Mesh) -> None:
     """Two meshes never share a state directory."""
     assert "up on" in mesh.run("up", code=1)

@@ -21,6 +21,7 @@ from agent.scribe import Tools
 from agent.settings import AgentSettings
 from agent.sources import Sources
 from agent.store import Store
+from agent.switch import KillSwitch
 from agent.timeline import Timeline
 from models.detect import Baseline
 from models.domain import Edge, Instance, Topology
@@ -257,6 +258,7 @@ class World:
     actuator: MemoryActuator = field(init=False)
     store: Store = field(init=False)
     timeline: Timeline = field(init=False)
+    switch: KillSwitch = field(init=False)
     loop: HealingLoop = field(init=False)
 
     async def begin(self, **settings: Any) -> None:
@@ -272,6 +274,8 @@ class World:
         self.store = Store(self.directory / "agent.db")
         await self.store.open()
         self.timeline = Timeline()
+        self.switch = KillSwitch(self.store, self.directory / "stop-acting", self.clock, flag=self.settings.stop_acting)
+        await self.switch.poll()
         chronicle = Chronicle(self.audit, self.clock, required=self.settings.audit_required)
         tools = Tools(
             self.settings,
@@ -284,6 +288,7 @@ class World:
             self.planner,
             self.fence,
             self.pager,
+            self.switch,
             pause=self.clock.pause,
         )
         self.loop = HealingLoop(Senses(self.sight, self.detector, self._localise, self.mesh), tools)

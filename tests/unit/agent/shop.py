@@ -21,6 +21,7 @@ from agent.scribe import Tools
 from agent.settings import AgentSettings
 from agent.sources import Sources
 from agent.store import Store
+from agent.switch import KillSwitch
 from agent.thinking import MeshLocaliser
 from agent.timeline import Timeline
 from models.detect import DetectorBank, FalseAlarmBudget
@@ -158,6 +159,7 @@ async def open_mesh(directory: Path, seed: int) -> Mesh:
         PlaybookPlanner(library(), Limits()),
         FakeFence(),
         ListPager(),
+        KillSwitch(store, directory / "stop-acting", shop.clock),
         pause=shop.clock.pause,
     )
     loop = HealingLoop(Senses(sight, bank, MeshLocaliser(bank, view), view), tools)

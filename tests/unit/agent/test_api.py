@@ -17,8 +17,9 @@ from agent.client import AgentClient
 from agent.codec import Event
 from agent.incidents import Incident, Step, moved
 from agent.observe import Observer
+from agent.people import Verb
 from agent.timeline import Timeline
-from models.errors import Broken, InvalidInput, NotFound, Unavailable
+from models.errors import Broken, InvalidInput, NotFound, Refused, Unavailable
 from models.incident import Cause, CauseKind, Signal, Stage
 from models.overlay import ShiftTraffic
 
@@ -48,6 +49,7 @@ class Backend:
     timeline: Timeline = field(default_factory=Timeline)
     why: str = ""
     failure: Exception | None = None
+    orders: list[tuple[str, str, str, str]] = field(default_factory=list)
 
     def status(self) -> Status:
         return Status("1", 1.0, "auto", False, "me", 3, "", True, True, (), 2, 0, 1, ("bad-version",))  # noqa: FBT003
@@ -75,6 +77,13 @@ class Backend:
     def playbooks(self) -> list[dict[str, Any]]:
         return [{"name": "bad-version"}]
 
+    async def order(self, verb: Verb, name: str, who: str, why: str) -> Incident:
+        self.orders.append((str(verb), name, who, why))
+        return INCIDENT
+
+    async def stop_acting(self, *, stop: bool, who: str, why: str) -> None:
+        self.orders.append(("stop" if stop else "go on", "", who, why))
+
 
 @pytest.fixture
 async def backend() -> Backend:
@@ -83,9 +92,10 @@ async def backend() -> Backend:
 
 
 @pytest.fixture
-async def url(backend: Backend) -> AsyncIterator[str]:
-    """Give the address of a running API."""
-    api = AgentApi(backend)
+async def url(backend: Backend, tmp_path: Path) -> AsyncIterator[str]:
+    """Give the address of a running API whose operator's token is `secret`."""
+    (tmp_path / "operator.token").write_text("secret\n")
+    api = AgentApi(backend, tmp_path / "operator.token")
     yield await api.start("127.0.0.1", 0)
     await api.stop()
 
@@ -130,7 +140,7 @@ async def test_nonsense_in_a_query_is_refused_by_name(url: str, query: str) -> N
     """The parameter, what was found and what was wanted."""
     async with AgentClient(url) as agent:
         with pytest.raises(InvalidInput, match="limit must be a number from 1 to 10000"):
-            await agent._get(f"/v1/incidents?{query}")
+            await agent._ask(f"/v1/incidents?{query}")
 
 
 async def test_unknown_paths_and_methods_answer_in_json(url: str) -> None:
@@ -158,7 +168,7 @@ async def test_not_ready_says_why(url: str, backend: Backend) -> None:
     async with AgentClient(url) as agent:
         assert not await agent.ready()
         with pytest.raises(Unavailable, match="no topology"):
-            await agent._get("/readyz")
+            await agent._ask("/readyz")
 
 
 async def test_metrics_and_openapi_are_served(url: str) -> None:
@@ -168,15 +178,55 @@ async def test_metrics_and_openapi_are_served(url: str) -> None:
             assert "fibrin_agent_incidents_opened_total" in await response.text()
         async with session.get(url + "/openapi.json") as response:
             found = await response.json()
+    assert found["paths"]["/v1/incidents/{id}/approve"]["post"]["security"] == [{"operator": []}]
     assert {"/v1/incidents/{id}", "/v1/signals", "/v1/events", "/v1/audit"} <= set(found["paths"])
     assert "Incident" in found["components"]["schemas"]
 
 
-async def test_a_taken_port_is_broken_with_the_way_out(url: str, backend: Backend) -> None:
+async def test_orders_carry_a_persons_name_and_reason(url: str, backend: Backend) -> None:
+    """Every order over the wire, with who gave it and why."""
+    async with AgentClient(url, token="secret", actor="ada") as agent:
+        for verb in Verb:
+            assert (await agent.order(verb, "inc-1", "because"))["id"] == "inc-1"
+        await agent.stop_acting("deploying")
+        await agent.resume_acting()
+    wanted = [(str(verb), "inc-1", "ada", "because") for verb in Verb]
+    assert backend.orders == [*wanted, ("stop", "", "ada", "deploying"), ("go on", "", "ada", "")]
+
+
+@pytest.mark.parametrize("token", ["", "wrong", "s3crét"])
+async def test_without_the_operators_token_nobody_gives_orders(
+    url: str, backend: Backend, token: str, tmp_path: Path
+) -> None:
+    """No token, a wrong one, or no token file at all: refused, and nothing happens."""
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        for path in ("/v1/stop-acting", "/v1/incidents/inc-1/approve"):
+            async with session.post(url + path) as response:
+                assert response.status == 403
+                assert "operator" in (await response.json())["error"]["hint"]
+    (tmp_path / "operator.token").unlink()
+    async with AgentClient(url, token="secret") as agent:
+        with pytest.raises(Refused, match="is missing"):
+            await agent.stop_acting()
+    assert backend.orders == []
+
+
+async def test_an_order_with_a_wrong_body_or_verb_is_refused_by_name(url: str) -> None:
+    """A misspelled field is named; a verb that does not exist is not found."""
+    async with aiohttp.ClientSession(headers={"authorization": "Bearer secret"}) as session:
+        async with session.post(url + "/v1/stop-acting", json={"raeson": "x"}) as response:
+            assert response.status == 400
+            assert (await response.json())["error"]["problems"][0]["field"] == "raeson"
+        async with session.post(url + "/v1/incidents/inc-1/destroy") as response:
+            assert response.status == 404
+
+
+async def test_a_taken_port_is_broken_with_the_way_out(url: str, backend: Backend, tmp_path: Path) -> None:
     """Two programs on one port: which, and what to do."""
     port = int(url.rsplit(":", 1)[1])
     with pytest.raises(Broken, match=f"{port} is in use") as caught:
-        await AgentApi(backend).start("127.0.0.1", port)
+        await AgentApi(backend, tmp_path / "operator.token").start("127.0.0.1", port)
     assert "port" in caught.value.hint
 
 

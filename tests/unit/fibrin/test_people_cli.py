@@ -1,0 +1,28 @@
+"""The kill switch from the terminal while no agent answers: the order waits where the agent looks first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from agent.switch import FILE, read_file
+from fibrin.cli import cli
+
+
+def test_without_an_agent_the_order_waits_in_the_state_directory(tmp_path: Path) -> None:
+    """Stop and resume both leave the newest word for the next process, and say so."""
+    for verb, stopped in (("stop-acting", True), ("resume-acting", False)):
+        done = CliRunner().invoke(cli, ["--state-dir", str(tmp_path), verb, "--reason", "deploying"])
+        assert done.exit_code == 0, done.output
+        assert "the order waits in" in done.output
+        order = read_file(tmp_path / FILE)
+        assert order is not None
+        assert (order.stopped, order.why) == (stopped, "deploying")
+
+
+def test_orders_about_incidents_need_an_agent(tmp_path: Path) -> None:
+    """Nobody is there to carry them out: told, exit code 1."""
+    done = CliRunner().invoke(cli, ["--state-dir", str(tmp_path), "approve", "inc-1"])
+    assert done.exit_code == 1
+    assert "no agent runs on" in done.output
