@@ -25,8 +25,8 @@ SLOWDOWNS: Final[tuple[tuple[float, float], ...]] = ((1.8, 1.0), (2.5, 1.0), (5.
 """(factor, share of requests slowed), one CUSUM each."""
 
 MARGIN: Final = 1.15
-BET_CAP: Final = 7.9
-STEP: Final = 1 / 16
+BET_CAP: Final = 10.5
+STEP: Final = 1 / 12
 """Bets are kept as whole multiples of this many nats in one byte, rounded down."""
 
 MESH_REQUESTS: Final = 60.0

@@ -7,7 +7,7 @@ against a series is never believed beyond how rare such a tick is elsewhere — 
 * in this very tick, among the services that a fault of this one would not reach (all but itself and its callers,
   direct or not), the most conspicuous of them left out: a second faulty service must not hide the first;
 * in the last seconds, among the same services: a starved machine hits one process after the other;
-* in the long run, over the whole mesh: after a thousand ticks nobody knows a probability of one in a million;
+* in the long run, over the whole mesh, with a heavy tail beyond what was ever seen;
 
 and if slow ticks follow on slow ticks elsewhere, a second slow tick in a row is worth only what that leaves. Every cap
 can only lower evidence, so the guarantees of the bets stay.
@@ -44,6 +44,9 @@ FEW_PER_SERVICE: Final = 3.0
 
 EXACT: Final = 64
 """More conspicuous services than this in one tick are a storm: then all of the mesh but oneself is the comparison."""
+
+TAIL_NATS: Final = 2.0
+"""Mean excess assumed beyond what was ever seen; fair bets alone would have 1."""
 
 PSEUDO: Final = 1.0
 
@@ -83,8 +86,7 @@ class CommonMode:
         news = np.flatnonzero(bins >= SLOW_BIN // 2)
         if not len(news):
             return caps
-        beyond = _beyond(self.long)
-        caps[news] = -np.log((beyond[bins[news]] + PSEUDO) / (beyond[0] + PSEUDO))
+        caps[news] = self._rarity(evidence[news], bins[news])
         which, place = np.unique(services[news], return_inverse=True)
         elsewhere = self._elsewhere(which, graph)
         for counts in (tick.astype(np.float64), self.recent):
@@ -93,6 +95,13 @@ class CommonMode:
         lasting = -np.log(np.maximum(self._persistence(elsewhere)[place], 1e-12))
         caps[news] = np.where(slow_before[news], np.minimum(caps[news], lasting), caps[news])
         return np.asarray(np.maximum(caps, 0.0))
+
+    def _rarity(self, evidence: FloatArray, bins: IntArray) -> FloatArray:
+        """Return how rare such ticks are in the long run, nats; beyond all that was ever seen by an exponential tail."""
+        beyond = _beyond(self.long)
+        seen = BIN * (np.flatnonzero(self.long >= PSEUDO / 2)[-1:].sum() + 1)
+        rarity = -np.log((beyond[bins] + PSEUDO) / (beyond[0] + PSEUDO))
+        return np.asarray(rarity + np.maximum(evidence - max(seen, TAIL_NATS), 0) / TAIL_NATS)
 
     def learn(self, elapsed_s: float) -> None:
         """Let what was seen since the last call into the long run."""

@@ -14,7 +14,8 @@ Guards, each of which can only lower the evidence and so keeps the guarantee:
 * fewer than `MIN_ERRORS` errors or `MIN_TICKS` ticks with errors never alarm: 1 error in 2 requests is not "50 % errors".
 
 Assumptions: errors are exchangeable across ticks under the null. What is normal for a series not seen much is what is
-normal in the mesh (empirical Bayes: a Beta prior with the pooled mean, worth at most 1000 requests; wide at first). Learning lags by 2.5–5 s and stops while the series is suspicious.
+normal in the mesh, unless it is one of the few that are unlike the others (empirical Bayes: a mixture of a Beta prior with
+the pooled mean and a wide one, weighed by what the series shows). Learning lags by 2.5–5 s and stops while the series is suspicious.
 """
 
 from __future__ import annotations
@@ -31,12 +32,21 @@ from models.detect.finding import HOLD_S, MAX_NATS, QUIET_NATS, QUIET_S, SILENT_
 FAULTS: Final[FloatArray] = np.asarray([0.01, 0.03, 0.08, 0.2, 0.5, 0.97])
 """Shares `q` of good requests that a fault spoils, one CUSUM each."""
 
+LOG_WEIGHTS: Final[FloatArray] = np.log([0.05, 0.1, 0.15, 0.25, 0.25, 0.2])
+"""Weights of the CUSUMs in the mixture: what needs haste weighs more."""
+
 PRIOR_ERRORS: Final = 0.5
 PRIOR_REQUESTS: Final = 50.0
-"""What a series is taken for in a mesh that nobody has seen yet: 1 % errors, give or take a lot."""
+"""What a series is taken for that is unlike the others, or whose mesh nobody has seen yet: 1 % errors, give or take a lot."""
 
-PRIOR_MOST: Final = 1000.0
-"""Requests that the experience of the whole mesh counts at most for one series."""
+PRIOR_MOST: Final = 10_000.0
+"""Requests that the experience of the whole mesh counts at most for a series that is like the others."""
+
+MEAN_MOST: Final = 1000.0
+"""The same for the mean that people and judges are told: they are not to be surprised by one error in a thousand."""
+
+UNLIKE: Final = 0.1
+"""How likely a series is unlike the others before it has shown anything."""
 
 FLOOR: Final = 1e-4
 """`p0` is never believed below this: one failure in ten thousand requests is nobody's incident."""
@@ -140,16 +150,16 @@ class ErrorDetector:
         self._quiet(at, rows, good, errors)
 
     def evidence(self, rows: IntArray) -> FloatArray:
-        """Return the natural-log e-value of each row (mixture over faults with equal weights)."""
+        """Return the natural-log e-value of each row (mixture over faults)."""
         wealth = np.maximum(self.table.wealth[rows], 0)
-        mixed: FloatArray = special.logsumexp(wealth, axis=1) - np.log(len(FAULTS))
+        mixed: FloatArray = special.logsumexp(wealth + LOG_WEIGHTS, axis=1)
         return mixed
 
     def learn(self, at: float, elapsed_s: float, rows: IntArray) -> None:
         """Let what has ripened into the baseline; call every few seconds with all open rows."""
         t = self.table
         keep = 0.5 ** (elapsed_s / HALF_LIFE_S)
-        suspicious = self.evidence(rows) + np.log(len(FAULTS)) > SUSPICION_NATS
+        suspicious = t.wealth[rows].max(axis=1, initial=0) > SUSPICION_NATS
         held = np.where(suspicious, t.held_s[rows] + elapsed_s, 0.0)
         t.held_s[rows] = held
         free = rows[~t.alarmed[rows] & (~suspicious | (held >= HOLD_S))]
@@ -188,10 +198,15 @@ class ErrorDetector:
 
     def _believe(self, rows: IntArray) -> None:
         t = self.table
-        a = PRIOR_ERRORS + np.maximum(t.errors[rows], 0)
-        b = self.prior_requests + np.maximum(t.requests[rows] - t.errors[rows], 0)
-        t.ratio[rows] = a / (a + b)
-        t.bound[rows] = np.clip(special.betaincinv(a, b, CREDIBLE), FLOOR, 0.98)
+        errors, good = np.maximum(t.errors[rows], 0), np.maximum(t.requests[rows] - t.errors[rows], 0)
+        a = PRIOR_ERRORS + errors
+        like, unlike = self.prior_requests + good, PRIOR_REQUESTS + good
+        odds = special.betaln(a, unlike) - special.betaln(PRIOR_ERRORS, PRIOR_REQUESTS)
+        odds -= special.betaln(a, like) - special.betaln(PRIOR_ERRORS, self.prior_requests)
+        share = special.expit(odds + np.log(UNLIKE / (1 - UNLIKE)))  # probability of being unlike the others
+        t.ratio[rows] = a / (a + min(self.prior_requests, MEAN_MOST) + good)
+        bound = share * special.betaincinv(a, unlike, CREDIBLE) + (1 - share) * special.betaincinv(a, like, CREDIBLE)
+        t.bound[rows] = np.clip(bound, FLOOR, 0.98)
         pairs = np.maximum(t.pairs[rows], 0) + PRIOR_CLUSTERS * (self.prior_dispersion - 1)
         clusters = pairs / (np.maximum(t.errors[rows], 0) + PRIOR_CLUSTERS)
         t.dispersion[rows] = np.clip(1 + clusters, 1, MAX_DISPERSION)

@@ -7,7 +7,8 @@ What one request is worth comes from `models.detect.bets`; the logarithms of the
 * requests of one tick share queues and garbage collections: a tick counts no more than how rare such a tick is in the
   series' own past, and a second slow tick in a row no more than how rarely those come in pairs elsewhere;
 * a late tick (the process that runs the detectors was itself held up) says next to nothing;
-* no single tick gives more than `TICK_SHARE` of the threshold: at least three slow ticks;
+* nothing that ends within one report gives more than `PAUSE_SHARE` of the threshold: a process that pauses once answers
+  all that waited at one moment, one that is slow is slow in the next report too;
 * practical significance: p50 or p90 since the onset is at least `SLOWER` × and `SLOWER_S` above the baseline's.
 
 Assumptions: a fixed grid (`models.signals`); drift slower than about 20 % in 10 s is learnt, not alarmed. Learning lags
@@ -31,8 +32,11 @@ from models.detect.graph import Graph
 from models.detect.shift import MeshShift
 from models.detect.window import BELOW, WIDTH, fold, middle, moved, unfold
 
-TICK_SHARE: Final = 0.45
-MIN_TICKS: Final = 3
+PAUSE_SHARE: Final = 0.53
+PAUSE_S: Final = 0.2
+"""One report of a sidecar covers this time; sidecars report at different moments within it."""
+
+MIN_PAUSES: Final = 2
 MIN_REQUESTS: Final = 4.0
 SLOWER: Final = 1.5
 SLOWER_S: Final = 0.010
@@ -85,7 +89,9 @@ class LatencyTable:
     held_s: Small
     wealth: Small  # (rows, slowdowns)
     start: FloatArray  # (rows, slowdowns) Unix s
-    run_ticks: npt.NDArray[np.uint16]  # (rows, slowdowns)
+    run_pauses: npt.NDArray[np.uint16]  # (rows, slowdowns)
+    paced: Small  # nats within the last `PAUSE_S`
+    paced_at: FloatArray
     run: npt.NDArray[np.float16]  # (rows, WIDTH): since any CUSUM left zero; the recent window once alarmed
     alarmed: BoolArray
     onset: FloatArray
@@ -118,7 +124,9 @@ def empty_table() -> LatencyTable:
         held_s=np.zeros(0, np.float32),
         wealth=np.zeros((0, many), np.float32),
         start=np.zeros((0, many)),
-        run_ticks=np.zeros((0, many), np.uint16),
+        run_pauses=np.zeros((0, many), np.uint16),
+        paced=np.zeros(0, np.float32),
+        paced_at=np.zeros(0),
         run=np.zeros((0, WIDTH), np.float16),
         alarmed=np.zeros(0, np.bool_),
         onset=np.zeros(0),
@@ -174,12 +182,12 @@ class LatencyDetector:
         gain[~known] = 0
         gain = self._uncommon(gain, extra / requests, services, graph)
         gain = np.minimum(gain, self._worth(rows, gain, services, graph, late=late)[:, None])
-        gain = np.minimum(gain, TICK_SHARE * threshold).astype(np.float32)
+        gain, again = self._paced(at, rows, gain, PAUSE_SHARE * threshold)
         before = t.wealth[rows]
         restart = before <= 0
         t.wealth[rows] = np.minimum(np.maximum(before, 0) + gain, MAX_NATS)
         t.start[rows] = np.where(restart, at - self._tick_s, t.start[rows])
-        t.run_ticks[rows] = np.where(restart, 0, t.run_ticks[rows]) + (gain > 0)
+        t.run_pauses[rows] = np.where(restart, 0, t.run_pauses[rows]) + ((gain > 0) & (again[:, None] | restart))
         self._collect(at, rows, seen, requests, np.asarray(restart.all(axis=1), dtype=np.bool_))
         self._quiet(at, rows, gain)
 
@@ -197,7 +205,7 @@ class LatencyDetector:
         for row in over.tolist():
             best = int(np.argmax(t.wealth[row]))
             requests = float(t.run[row].sum(dtype=np.float64))
-            if t.run_ticks[row, best] < MIN_TICKS or requests < MIN_REQUESTS or not self.significant(row):
+            if t.run_pauses[row, best] < MIN_PAUSES or requests < MIN_REQUESTS or not self.significant(row):
                 continue
             alarms.append(row)
             t.alarmed[row] = True
@@ -255,7 +263,7 @@ class LatencyDetector:
     def reset(self, rows: IntArray) -> None:
         """Forget alarm state and whatever was not learnt yet; keep the baselines."""
         t = self.table
-        for column in (t.wealth, t.run_ticks, t.run, t.calm, t.calm_since, t.held_s, t.fresh):
+        for column in (t.wealth, t.run_pauses, t.run, t.calm, t.calm_since, t.held_s, t.fresh):
             column[rows] = 0
         for fresh in (t.fresh_ticks, t.fresh_slow, t.fresh_excess):
             fresh[rows] = 0
@@ -271,6 +279,16 @@ class LatencyDetector:
         both = np.stack([t.run[row].astype(np.float64), t.counts[row].astype(np.float64)])
         new, old = unfold(both, np.repeat(t.offset[[row]].astype(np.int64), 2))
         return tuple((quantile(new, q), quantile(old, q)) for q in (0.5, 0.9))
+
+    def _paced(self, at: float, rows: IntArray, gain: Small, most: float) -> tuple[Small, BoolArray]:
+        """Return the evidence, at most `most` within `PAUSE_S`, and which rows begin such a time in this tick."""
+        t = self.table
+        again = np.asarray(at - t.paced_at[rows] >= PAUSE_S - self._tick_s / 2, dtype=np.bool_)
+        t.paced_at[rows] = np.where(again, at, t.paced_at[rows])
+        spent = np.where(again, 0, t.paced[rows])
+        gain = np.minimum(gain, (most - spent)[:, None]).astype(np.float32)
+        t.paced[rows] = spent + np.maximum(gain.max(axis=1), 0)
+        return gain, again
 
     def _uncommon(self, gain: Small, extra_s: FloatArray, services: IntArray, graph: Graph) -> Small:
         """Return the evidence, none in favour of slowness where a request's extra time is within what is no news."""
