@@ -3,5 +3,6 @@
 from models.detect.bank import DetectorBank
 from models.detect.baseline import Baseline
 from models.detect.budget import FalseAlarmBudget
+from models.detect.engine import Engine, Tick
 
-__all__ = ["Baseline", "DetectorBank", "FalseAlarmBudget"]
+__all__ = ["Baseline", "DetectorBank", "Engine", "FalseAlarmBudget", "Tick"]

@@ -66,9 +66,13 @@ def _blur() -> FloatArray:
     return np.asarray(kernel / kernel.sum(axis=1, keepdims=True))
 
 
-_BLUR: Final = _blur()
-_NULL: Final = _shift(MARGIN)
-_SLOWED: Final = np.stack([share * _shift(factor) + (1 - share) * np.eye(WIDTH) for factor, share in SLOWDOWNS])
+_BLUR: Final = _blur().astype(np.float32)
+_NULL: Final = _shift(MARGIN).astype(np.float32)
+_SLOWED: Final = tuple(
+    (share * _shift(factor) + (1 - share) * np.eye(WIDTH)).astype(np.float32) for factor, share in SLOWDOWNS
+)
+_MOST: Final = np.float32(np.exp(BET_CAP))
+_LEAST: Final = np.float32(1e-3)
 
 
 def pooled(windows: npt.NDArray[np.float32]) -> FloatArray:
@@ -87,13 +91,15 @@ def bets(windows: npt.NDArray[np.float32], shape: FloatArray) -> Logs:
 
     `shape` is what `pooled` returned.
     """
-    total = windows.sum(axis=1, keepdims=True, dtype=np.float64)
-    known = (windows @ _BLUR + MESH_REQUESTS * shape) / (total + MESH_REQUESTS)
-    null = np.maximum(known @ _NULL, 1e-12)
+    total = windows.sum(axis=1, keepdims=True)
+    mesh = np.float32(MESH_REQUESTS) * shape.astype(np.float32)
+    known = (windows @ _BLUR + mesh) / (total + np.float32(MESH_REQUESTS))
+    null = np.maximum(known @ _NULL, np.float32(1e-12))
     logs = np.empty((len(windows), len(SLOWDOWNS), WIDTH), dtype=np.int8)
     for k, matrix in enumerate(_SLOWED):
         ratio = np.maximum.accumulate((known @ matrix) / null, axis=1)
-        ratio = np.minimum(ratio, np.exp(BET_CAP))
+        np.minimum(ratio, _MOST, out=ratio)
         ratio /= np.einsum("rb,rb->r", null, ratio)[:, None]
-        logs[:, k] = np.floor(np.log(np.clip(ratio, 1e-3, np.exp(BET_CAP))) / STEP)
+        np.clip(ratio, _LEAST, _MOST, out=ratio)
+        logs[:, k] = np.floor(np.log(ratio) / np.float32(STEP))
     return logs

@@ -76,23 +76,24 @@ class CommonMode:
             return caps
         self._grow(int(services.max()) + 1)
         bins = np.clip(evidence / BIN, 0, BINS - 1).astype(np.int64)
-        tick = np.bincount(services * BINS + bins, minlength=self.recent.size).reshape(self.recent.shape)
+        tick: IntArray = np.bincount(services * BINS + bins, minlength=self.recent.size).reshape(self.recent.shape)
         slow = bins >= SLOW_BIN
         self.recent = self.recent * 0.5 ** (self.tick_s / RECENT_S) + tick
         self.fresh += tick
         pairs = np.stack([slow, slow & slow_before], axis=1)
         self.again *= 0.5 ** (self.tick_s / RECENT_S)
-        np.add.at(self.again, services, pairs)
+        for part in range(2):
+            self.again[:, part] += np.bincount(services, pairs[:, part], minlength=len(self.again))
         news = np.flatnonzero(bins >= SLOW_BIN // 2)
         if not len(news):
             return caps
         caps[news] = self._rarity(evidence[news], bins[news])
         which, place = np.unique(services[news], return_inverse=True)
-        elsewhere = self._elsewhere(which, graph)
+        elsewhere = self._elsewhere(which, graph) if len(which) <= EXACT else None
         for counts in (tick.astype(np.float64), self.recent):
-            share = _share(counts, elsewhere)
+            share = _share(counts, which, elsewhere)
             caps[news] = np.minimum(caps[news], -np.log(np.maximum(share[place, bins[news]], 1e-12)))
-        lasting = -np.log(np.maximum(self._persistence(elsewhere)[place], 1e-12))
+        lasting = -np.log(np.maximum(self._persistence(which, elsewhere)[place], 1e-12))
         caps[news] = np.where(slow_before[news], np.minimum(caps[news], lasting), caps[news])
         return np.asarray(np.maximum(caps, 0.0))
 
@@ -126,15 +127,15 @@ class CommonMode:
         """Return for each service of `which` the services to compare it with, shape (len(which), services)."""
         found = np.ones((len(which), len(self.recent)), dtype=np.bool_)
         for i, service in enumerate(which.tolist()):
-            found[i, service] = False
-            if len(which) <= EXACT:
-                found[i, [name for name in graph.upstream(service) if name < len(self.recent)]] = False
+            reached = (service, *graph.upstream(service))
+            found[i, [name for name in reached if name < len(self.recent)]] = False
         return found
 
-    def _persistence(self, elsewhere: BoolArray) -> FloatArray:
-        """Return how often a slow tick followed on a slow tick elsewhere, 0–1, per row of `elsewhere`."""
+    def _persistence(self, which: IntArray, elsewhere: BoolArray | None) -> FloatArray:
+        """Return how often a slow tick followed on a slow tick elsewhere, 0–1, for each service of `which`."""
         some = np.minimum(1.0, FEW_PER_SERVICE / np.maximum(self.again[:, 0], 1e-9))
-        sums = elsewhere @ (self.again * some[:, None])
+        pairs = self.again * some[:, None]
+        sums = pairs.sum(axis=0) - pairs[which] if elsewhere is None else elsewhere @ pairs
         return np.asarray(sums[:, 1] / (sums[:, 0] + FEW))
 
 
@@ -143,11 +144,16 @@ def _beyond(counts: FloatArray) -> FloatArray:
     return np.asarray(np.flip(np.cumsum(np.flip(counts, -1), -1), -1))
 
 
-def _share(counts: FloatArray, elsewhere: BoolArray) -> FloatArray:
-    """Return the share of pairs elsewhere in each bin or above, shape (len(elsewhere), BINS), without the worst service."""
-    beyond = _beyond(counts)
-    sums, totals = elsewhere @ beyond, elsewhere @ beyond[:, :1]
-    if len(elsewhere) <= EXACT:
-        worst = np.max(np.where(elsewhere[:, :, None], beyond[None], 0.0), axis=1)
-        sums -= worst
+def _share(counts: FloatArray, which: IntArray, elsewhere: BoolArray | None) -> FloatArray:
+    """Return the share of pairs elsewhere in each bin or above, shape (len(which), BINS), without the worst service.
+
+    In a storm (`elsewhere` None) elsewhere is everywhere but at the service itself, the worst included.
+    """
+    if elsewhere is None:
+        sums = _beyond(counts.sum(axis=0)) - _beyond(counts[which])
+        totals = sums[:, :1]
+    else:
+        beyond = _beyond(counts)
+        sums, totals = elsewhere @ beyond, elsewhere @ beyond[:, :1]
+        sums = sums - np.max(np.where(elsewhere[:, :, None], beyond[None], 0.0), axis=1)
     return np.asarray(np.maximum(sums, 0) / np.maximum(totals, 1.0))

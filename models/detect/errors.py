@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 from scipy import special
 
 from models.detect.baseline import BoolArray, FloatArray, IntArray
@@ -65,49 +66,57 @@ RECENT_KEEP: Final = 0.9
 """Weight that the recent ratio keeps per tick with data: about the last 2 s."""
 
 
-def _faults(rows: int) -> FloatArray:
-    return np.zeros((rows, len(FAULTS)))
+Small = npt.NDArray[np.float32]
 
 
 @dataclass(slots=True)
 class ErrorTable:
     """Columns: baseline, what waits to be learnt, CUSUMs, episode."""
 
-    requests: FloatArray
-    errors: FloatArray
-    pairs: FloatArray  # Σ e(e−1) − its expectation: excess pairs of errors within a tick
-    ratio: FloatArray  # posterior mean
-    bound: FloatArray  # p0
-    dispersion: FloatArray
-    fresh_requests: FloatArray
-    fresh_errors: FloatArray
-    fresh_pairs: FloatArray
-    ripe_requests: FloatArray
-    ripe_errors: FloatArray
-    ripe_pairs: FloatArray
-    held_s: FloatArray
-    seen: FloatArray  # requests ever
-    wealth: FloatArray  # (rows, faults) CUSUM
+    requests: Small
+    errors: Small
+    pairs: Small  # Σ e(e−1) − its expectation: excess pairs of errors within a tick
+    ratio: Small  # posterior mean
+    bound: Small  # p0
+    dispersion: Small
+    fresh_requests: Small
+    fresh_errors: Small
+    fresh_pairs: Small
+    ripe_requests: Small
+    ripe_errors: Small
+    ripe_pairs: Small
+    held_s: Small
+    seen: Small  # requests ever
+    wealth: Small  # (rows, faults) CUSUM
     start: FloatArray  # (rows, faults) Unix s at which it last left zero
-    run_requests: FloatArray  # (rows, faults) since then
-    run_errors: FloatArray
-    run_ticks: FloatArray  # ticks with errors since then
+    run_requests: Small  # (rows, faults) since then
+    run_errors: Small
+    run_ticks: Small  # ticks with errors since then
     alarmed: BoolArray
     onset: FloatArray
-    fault: FloatArray  # share of failures seen at the alarm
-    episode_requests: FloatArray
-    recent_requests: FloatArray
-    recent_errors: FloatArray
-    calm: FloatArray
+    fault: Small  # share of failures seen at the alarm
+    episode_requests: Small
+    recent_requests: Small
+    recent_errors: Small
+    calm: Small
     calm_since: FloatArray
     last_at: FloatArray
 
 
 def empty_table() -> ErrorTable:
     """Return a table without rows."""
-    wide = {"wealth", "start", "run_requests", "run_errors", "run_ticks"}
-    arrays = {name: _faults(0) if name in wide else np.zeros(0) for name in ErrorTable.__slots__ if name != "alarmed"}
-    return ErrorTable(alarmed=np.zeros(0, dtype=np.bool_), **arrays)
+    wide, times = {"wealth", "run_requests", "run_errors", "run_ticks"}, {"onset", "calm_since", "last_at"}
+    arrays = {
+        name: np.zeros((0, len(FAULTS)) if name in wide else 0, dtype=np.float32)
+        for name in ErrorTable.__slots__
+        if name not in {"alarmed", "start", *times}
+    }
+    return ErrorTable(
+        alarmed=np.zeros(0, dtype=np.bool_),
+        start=np.zeros((0, len(FAULTS))),
+        **{name: np.zeros(0) for name in times},
+        **arrays,
+    )
 
 
 class ErrorDetector:
@@ -151,7 +160,7 @@ class ErrorDetector:
 
     def evidence(self, rows: IntArray) -> FloatArray:
         """Return the natural-log e-value of each row (mixture over faults)."""
-        wealth = np.maximum(self.table.wealth[rows], 0)
+        wealth = np.maximum(self.table.wealth[rows], 0).astype(np.float64)
         mixed: FloatArray = special.logsumexp(wealth + LOG_WEIGHTS, axis=1)
         return mixed
 
@@ -198,7 +207,8 @@ class ErrorDetector:
 
     def _believe(self, rows: IntArray) -> None:
         t = self.table
-        errors, good = np.maximum(t.errors[rows], 0), np.maximum(t.requests[rows] - t.errors[rows], 0)
+        errors = np.maximum(t.errors[rows], 0).astype(np.float64)
+        good = np.maximum(t.requests[rows].astype(np.float64) - errors, 0)
         a = PRIOR_ERRORS + errors
         like, unlike = self.prior_requests + good, PRIOR_REQUESTS + good
         odds = special.betaln(a, unlike) - special.betaln(PRIOR_ERRORS, PRIOR_REQUESTS)

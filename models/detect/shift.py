@@ -56,16 +56,14 @@ class MeshShift:
         enough = self.sums[:, :, 0] >= FEWEST
         each = np.where(enough, self.sums[:, :, 1] / np.maximum(self.sums[:, :, 0], 1e-9), 0.0).max(axis=1)
         known = np.asarray(enough.any(axis=1), dtype=np.bool_)
+        if len(services) > EXACT:
+            return np.full(len(services), TIMES * _high(each[known]))
         found = np.zeros(len(services))
-        everyone = _high(each[known]) if len(services) > EXACT else 0.0
         for i, service in enumerate(services.tolist()):
-            shift = everyone
-            if len(services) <= EXACT:
-                others = known.copy()
-                others[[name for name in (service, *graph.upstream(service)) if name < len(others)]] = False
-                shift = _high(each[others])
+            others = known.copy()
+            others[[name for name in (service, *graph.upstream(service)) if name < len(others)]] = False
             waits = [name for name in graph.callees(service) if name < len(each)]
-            found[i] = TIMES * shift + WAITING * float(each[waits].sum())
+            found[i] = TIMES * _high(each[others]) + WAITING * float(each[waits].sum())
         return found
 
     def forget(self, service: int, graph: Graph) -> None:

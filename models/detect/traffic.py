@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from models.detect.baseline import BoolArray, FloatArray, IntArray
 from models.detect.finding import MAX_NATS, Finding
@@ -25,29 +26,33 @@ RATE_S: Final = 2.0
 """Time constant of the recent rate, seconds."""
 
 
+Small = npt.NDArray[np.float32]
+
+
 @dataclass(slots=True)
 class TrafficTable:
     """Columns of request rates."""
 
-    learnt_s: FloatArray  # Σ seconds behind `learnt`
-    learnt: FloatArray  # Σ requests, exponentially forgotten
-    fresh_s: FloatArray
-    fresh: FloatArray
-    recent: FloatArray  # recent rate, requests per second
-    wealth: FloatArray
-    start: FloatArray
-    run: FloatArray
+    learnt_s: Small  # Σ seconds behind `learnt`
+    learnt: Small  # Σ requests, exponentially forgotten
+    fresh_s: Small
+    fresh: Small
+    recent: Small  # recent rate, requests per second
+    wealth: Small
+    start: FloatArray  # Unix s
+    run: Small
     alarmed: BoolArray
     watched: BoolArray
 
 
 def empty_table() -> TrafficTable:
     """Return a table without rows."""
-    names = [name for name in TrafficTable.__slots__ if name not in {"alarmed", "watched"}]
+    names = [name for name in TrafficTable.__slots__ if name not in {"alarmed", "watched", "start"}]
     return TrafficTable(
         alarmed=np.zeros(0, dtype=np.bool_),
         watched=np.zeros(0, dtype=np.bool_),
-        **{name: np.zeros(0) for name in names},
+        start=np.zeros(0),
+        **{name: np.zeros(0, dtype=np.float32) for name in names},
     )
 
 

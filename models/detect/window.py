@@ -1,7 +1,7 @@
 """Latency histograms of many series in little memory: a window of the mesh's grid around each series' own median.
 
-A window has `WIDTH` of the grid's `BUCKETS` at full resolution, from `BELOW` buckets below the median bucket (a fifth of
-the median) upwards (to about 150 times the median); what lies outside is counted in its outermost buckets. Positions in
+A window has `WIDTH` of the grid's `BUCKETS` at full resolution, from `BELOW` buckets below the median bucket (a third of
+the median) upwards (to about 120 times the median); what lies outside is counted in its outermost buckets. Positions in
 windows are relative to the median, so that windows of different series can be compared and added.
 """
 
@@ -15,8 +15,8 @@ import numpy.typing as npt
 from models.detect.baseline import FloatArray, IntArray
 from models.signals import BUCKETS
 
-WIDTH: Final = 36
-BELOW: Final = 8
+WIDTH: Final = 32
+BELOW: Final = 6
 
 Grid = FloatArray | IntArray | npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.uint16]
 
@@ -39,9 +39,11 @@ def fold(counts: Grid, offset: IntArray) -> FloatArray:
 
 def unfold(windows: Grid, offset: IntArray) -> FloatArray:
     """Return full histograms, shape (rows, BUCKETS), of windows that begin at bucket `offset` each."""
-    full = np.zeros((len(windows), BUCKETS))
-    places = np.clip(offset[:, None] + np.arange(WIDTH), 0, BUCKETS - 1)
-    np.add.at(full, (np.arange(len(windows))[:, None], places), windows)
+    padded = np.zeros((len(windows), WIDTH + BUCKETS + WIDTH))
+    np.put_along_axis(padded, offset[:, None] + np.arange(WIDTH, 2 * WIDTH), windows, axis=1)
+    full = padded[:, WIDTH : WIDTH + BUCKETS]
+    full[:, 0] += padded[:, :WIDTH].sum(axis=1)
+    full[:, -1] += padded[:, WIDTH + BUCKETS :].sum(axis=1)
     return full
 
 
