@@ -28,7 +28,7 @@ import numpy.typing as npt
 from scipy import special
 
 from models.detect.baseline import BoolArray, FloatArray, IntArray
-from models.detect.finding import HOLD_S, MAX_NATS, QUIET_NATS, QUIET_S, SILENT_S, SUSPICION_NATS, Finding
+from models.detect.finding import MAX_NATS, QUIET_NATS, QUIET_S, SILENT_S, SUSPICION_NATS, Finding
 
 FAULTS: Final[FloatArray] = np.asarray([0.01, 0.03, 0.08, 0.2, 0.5, 0.97])
 """Shares `q` of good requests that a fault spoils, one CUSUM each."""
@@ -52,8 +52,11 @@ UNLIKE: Final = 0.1
 FLOOR: Final = 1e-4
 """`p0` is never believed below this: one failure in ten thousand requests is nobody's incident."""
 
-CREDIBLE: Final = 0.9
+CREDIBLE: Final = 0.8
 HALF_LIFE_S: Final = 1800.0
+HOLD_S: Final = 600.0
+"""A suspicion that neither alarms nor fades for this long is the new normal: learn from it."""
+
 TICK_SHARE: Final = 0.7
 MIN_ERRORS: Final = 3.0
 MIN_TICKS: Final = 2.0
@@ -114,7 +117,9 @@ def empty_table() -> ErrorTable:
     return ErrorTable(
         alarmed=np.zeros(0, dtype=np.bool_),
         start=np.zeros((0, len(FAULTS))),
-        **{name: np.zeros(0) for name in times},
+        onset=np.zeros(0),
+        calm_since=np.zeros(0),
+        last_at=np.zeros(0),
         **arrays,
     )
 

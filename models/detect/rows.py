@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
-from scipy import sparse
 
 from models.detect.baseline import FloatArray, IntArray
 from models.detect.engine import NOTHING, Engine, Tick
@@ -45,11 +44,11 @@ class Rows:
             arrays.append(answered(seen))
         if not targets:
             return NOTHING
-        rows, index = np.unique(np.asarray(targets, dtype=np.int64), return_inverse=True)
-        shape = (len(rows), len(numbers))
-        adding = sparse.csr_array((np.ones(len(sources)), (index, np.asarray(sources))), shape=shape)
-        pairs: FloatArray = adding @ np.asarray(numbers, dtype=np.float64)
-        latency: FloatArray = adding @ np.maximum(np.stack(arrays), 0).astype(np.float64)
+        order = np.argsort(np.asarray(targets), kind="stable")
+        rows, starts = np.unique(np.asarray(targets, dtype=np.int64)[order], return_index=True)
+        parts = np.asarray(sources)[order]
+        pairs = np.add.reduceat(np.asarray(numbers, dtype=np.float64)[parts], starts, axis=0)
+        latency = np.add.reduceat(np.maximum(np.stack(arrays), 0)[parts], starts, axis=0, dtype=np.float64)
         return Tick(rows, pairs[:, 0], pairs[:, 1], latency)
 
     def watch(self, keys: list[Series]) -> IntArray:

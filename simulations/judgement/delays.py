@@ -1,0 +1,211 @@
+"""How long does detection take, beside the least time that any test with the same false-alarm rate could take?
+
+Lorden (1971): a test whose average run length between false alarms is `A` looks needs, for a change from `f0` to `f1`, at
+least `ln A / KL(f1‖f0)` looks in the worst case (asymptotically). Where both are known — errors: the true ratios; latency:
+the learnt histogram slowed by the tolerated margin against the same slowed by the fault — the mean delay is divided
+by that bound. `python -m simulations.judgement.delays` prints the table and draws it (`--svg FILE`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from models.detect import Engine, FalseAlarmBudget, Tick
+from models.detect.bets import MARGIN
+from models.incident import Signal
+from models.signals import BOUNDS_S, BUCKETS
+from simulations.bench.figures import Table
+
+Floats = npt.NDArray[np.float64]
+
+PER_TEST: Final = 1 / (100 * 2 * 5 * 30 * 86_400)
+"""Alarms allowed per test: one in thirty days, a hundred series, errors and latency, five times a second."""
+
+TICK_S: Final = 0.2
+LEARN_TICKS: Final = 1500
+MOST_TICKS: Final = 4000
+MEDIAN_S: Final = 0.05
+SIGMA: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One change: `errors` before and after, or latencies `slower` times as long; `rate` requests per tick."""
+
+    name: str
+    rate: float
+    before: float = 0.001
+    after: float = 0.001
+    slower: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """Mean and 95th percentile of the delay, and the bound, all in ticks."""
+
+    case: Case
+    mean: float
+    p95: float
+    bound: float
+
+    @property
+    def ratio(self) -> float:
+        """Mean delay over the bound."""
+        return self.mean / self.bound
+
+
+CASES: Final = (
+    Case("errors 0.1 → 1 %", 10, after=0.01),
+    Case("errors 0.1 → 3 %", 10, after=0.03),
+    Case("errors 0.1 → 5 %", 10, after=0.05),
+    Case("errors 0.1 → 8 %", 2, after=0.08),
+    Case("errors 0.1 → 20 %", 2, after=0.2),
+    Case("errors 0.1 → 50 %", 1, after=0.5),
+    Case("errors 0.1 → 100 %", 0.5, after=1.0),
+    Case("errors 1 → 5 %", 10, before=0.01, after=0.05),
+    Case("errors 1 → 20 %", 2, before=0.01, after=0.2),
+    Case("latency × 2", 2, slower=2.0),
+    Case("latency × 3", 1, slower=3.0),
+    Case("latency × 10", 0.5, slower=10.0),
+)
+
+
+def _bernoulli(p: float, q: float) -> float:
+    """Return KL(p‖q) of two Bernoulli distributions, nats."""
+    rest = (1 - p) * math.log((1 - p) / (1 - q)) if p < 1 else 0.0
+    return p * math.log(p / q) + rest
+
+
+def histogram(factor: float) -> Floats:
+    """Return the probabilities of the grid's buckets for log-normal latencies slowed by `factor`."""
+    edges = (np.log(BOUNDS_S) - math.log(MEDIAN_S * factor)) / SIGMA
+    below = np.asarray([0.5 * (1 + math.erf(edge / math.sqrt(2))) for edge in edges])
+    return np.diff(np.concatenate([[0.0], below, [1.0]]))
+
+
+def bound(case: Case, threshold: float) -> float:
+    """Return Lorden's bound in ticks for an average run length of e^`threshold` tests of one series."""
+    if case.slower > 1:
+        new, old = histogram(case.slower), histogram(MARGIN)
+        some = new > 1e-12  # noqa: PLR2004 # what never happens adds nothing
+        per_request = float((new[some] * np.log(new[some] / np.maximum(old[some], 1e-12))).sum())
+    else:
+        per_request = _bernoulli(case.after, case.before)
+    return threshold / (per_request * case.rate)
+
+
+def delay(case: Case, runs: int = 200, seed: int = 1) -> Delay:
+    """Let `runs` series of their own services learn what is normal, break them all in one tick each by itself, and time it."""
+    rng = np.random.default_rng(seed)
+    tests = 10 * runs * 2 * min(1.0, case.rate)  # per tick, roughly
+    engine = Engine(FalseAlarmBudget(alarms=PER_TEST * tests, period_s=TICK_S, ticks_per_s=1 / TICK_S))
+    quiet = 9 * runs  # series that stay well: in a mesh where most are sick nobody is to blame
+    rows = engine.open(np.arange(10 * runs), watched=np.zeros(10 * runs, dtype=np.bool_))
+    rate = np.full(len(rows), case.rate)
+    signal = Signal.LATENCY if case.slower > 1 else Signal.ERRORS
+    first = np.full(runs, math.inf)
+    start = rng.integers(LEARN_TICKS, LEARN_TICKS + 300, runs)  # each at a time of its own
+    now = 0.0
+    for k in range(LEARN_TICKS + MOST_TICKS):
+        now += TICK_S
+        sick = np.zeros(len(rows), dtype=np.bool_)
+        sick[quiet:] = (k >= start) & ~np.isfinite(first)
+        requests = rng.poisson(rate)
+        errors = rng.binomial(requests, np.where(sick, case.after, case.before))
+        latency = _draw(rng, requests, np.where(sick, case.slower, 1.0))
+        tick = Tick(rows, requests.astype(np.float64), errors.astype(np.float64), latency)
+        alarms = dict(engine.advance(now, tick))
+        if engine.due():
+            engine.learn()
+        found = alarms[signal][alarms[signal] >= quiet] - quiet
+        found = found[k >= start[found]]
+        first[found] = np.minimum(first[found], k + 1 - start[found])
+        engine.reset(np.concatenate(list(alarms.values())))
+        if np.isfinite(first).all():
+            break
+    worst = np.where(np.isfinite(first), first, MOST_TICKS)
+    return Delay(case, float(worst.mean()), float(np.quantile(worst, 0.95)), bound(case, engine.threshold))
+
+
+def _draw(rng: np.random.Generator, requests: npt.NDArray[np.int64], slower: Floats) -> Floats:
+    owner = np.repeat(np.arange(len(requests)), requests)
+    seconds = MEDIAN_S * slower[owner] * np.exp(SIGMA * rng.standard_normal(len(owner)))
+    places = owner * BUCKETS + np.searchsorted(BOUNDS_S, seconds)
+    return np.bincount(places, minlength=len(requests) * BUCKETS).reshape(-1, BUCKETS).astype(np.float64)
+
+
+def table(found: tuple[Delay, ...]) -> Table:
+    """Return the delays beside their bounds."""
+    lines = tuple(
+        (
+            d.case.name,
+            f"{d.case.rate / TICK_S:g}",
+            f"{d.bound * TICK_S:.2f} s",
+            f"{d.mean * TICK_S:.2f} s",
+            f"{d.p95 * TICK_S:.2f} s",
+            f"{d.ratio:.2f}",
+        )
+        for d in found
+    )
+    note = "one false alarm in thirty days over a hundred series; latency against the tolerated slowdown of 1.15"
+    return Table("detection delay", ("change", "rps", "Lorden", "mean", "p95", "mean ÷ Lorden"), lines, note)
+
+
+def picture(found: tuple[Delay, ...]) -> str:
+    """Return the delays over their bounds as an SVG drawing, both axes logarithmic (seconds)."""
+    size, edge, low, high = 460, 60, 0.1, 100.0
+
+    def place(seconds: float) -> float:
+        share = math.log(min(high, max(low, seconds)) / low) / math.log(high / low)
+        return edge + share * (size - 2 * edge)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size + 160} {size}" font-family="sans-serif" font-size="11">',
+        f'<rect width="{size + 160}" height="{size}" fill="white"/>',
+    ]
+    for seconds in (0.1, 1.0, 10.0, 100.0):
+        x, y = place(seconds), size - place(seconds)
+        parts.append(f'<path d="M{x:.1f} {edge}V{size - edge}M{edge} {y:.1f}H{size - edge}" stroke="#ddd"/>')
+        parts.append(f'<text x="{x:.1f}" y="{size - edge + 16}" text-anchor="middle">{seconds:g}</text>')
+        parts.append(f'<text x="{edge - 6}" y="{y + 4:.1f}" text-anchor="end">{seconds:g}</text>')
+    for factor, dash in ((1.0, ""), (1.3, ' stroke-dasharray="4 3"')):
+        ends = [(place(s), size - place(s * factor)) for s in (low, high / factor)]
+        line = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in ends)
+        parts.append(f'<path d="{line}" stroke="#888" fill="none"{dash}/>')
+    for k, d in enumerate(found):
+        x, y = place(d.bound * TICK_S), size - place(d.mean * TICK_S)
+        colour = "#b3541e" if d.case.slower > 1 else "#1f5fa8"
+        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>')
+        parts.append(f'<text x="{x + 6:.1f}" y="{y + 3:.1f}" font-size="9">{k + 1}</text>')
+        parts.append(
+            f'<text x="{size - 40}" y="{edge + 16 * k}" fill="{colour}">{k + 1}  {d.case.name}, {d.ratio:.2f}</text>'
+        )
+    parts.append(f'<text x="{size / 2}" y="{size - 16}" text-anchor="middle">least possible delay (Lorden), s</text>')
+    middle = f'transform="rotate(-90 16 {size / 2})"'
+    parts.append(
+        f'<text x="16" y="{size / 2}" text-anchor="middle" {middle}>mean delay, s; dashed: 1.3 × the bound</text>'
+    )
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def main() -> None:
+    """Print the table and draw the picture."""
+    parser = argparse.ArgumentParser(prog="simulations.judgement.delays", description="Detection delay and its bound.")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the runs")
+    parser.add_argument("--svg", type=Path, help="file for the picture")
+    options = parser.parse_args()
+    found = tuple(delay(case, 20 if options.quick else 100) for case in CASES)
+    print(table(found).text())
+    if options.svg:
+        options.svg.write_text(picture(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
