@@ -1,7 +1,6 @@
 """What the localiser is given, and the counts it draws from it.
 
-Both signals are brought to one form, *bad out of all*: failed requests for errors, requests slower than nearly all of
-the baseline's for latency. Counts of the callee's side of the story come from attempts (what callers saw of each
+Counts of the callee's side of the story come from attempts (what callers saw of each
 instance); the caller's side from client series (what was left after retries). Where one side is missing, the other
 fills in.
 """
@@ -9,26 +8,14 @@ fills in.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Final, TypeVar
+from dataclasses import dataclass, field
+from typing import TypeVar
 
-import numpy as np
-
-from models.detect.baseline import Baseline, mean_s
-from models.detect.views import answered, counted
+from models.detect.baseline import Baseline
 from models.domain import ChangeEvent, Topology
 from models.incident import Anomaly, Signal
-from models.signals import BUCKETS, Outcomes, Series, Side
-
-ERRORS_WHEN_UNKNOWN: Final = 0.001
-SLOW_QUANTILE: Final = 0.98
-SLOW_MARGIN_BUCKETS: Final = 1
-SLOW_EXPECTED: Final = 0.01
-UNREACHABLE: Final = frozenset({"UH", "UF", "UC", "UR", "LR", "NC", "URX"})
-"""Envoy response flags of a callee that cannot be reached: no healthy host, connection failure, reset, none left."""
-
-TIMEOUTS: Final = frozenset({"UT", "SI", "DT"})
-OVERFLOW: Final = "UO"
+from models.localise.tallies import Row, Tally, tallies
+from models.signals import Outcomes, Series, Side
 
 K = TypeVar("K", str, tuple[str, str])
 
@@ -54,75 +41,10 @@ class Evidence:
         return min((a.onset for a in self.anomalies), default=self.now)
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """`bad` of `total` requests, of which `expected` bad ones would be normal; `delay_s` is summed extra time.
-
-    `unreachable`, `timeouts` and `overflow` count Envoy's flags. Adds with `+`.
-    """
-
-    total: float = 0.0
-    bad: float = 0.0
-    expected: float = 0.0
-    delay_s: float = 0.0
-    unreachable: float = 0.0
-    timeouts: float = 0.0
-    overflow: float = 0.0
-
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(
-            self.total + other.total,
-            self.bad + other.bad,
-            self.expected + other.expected,
-            self.delay_s + other.delay_s,
-            self.unreachable + other.unreachable,
-            self.timeouts + other.timeouts,
-            self.overflow + other.overflow,
-        )
-
-    @property
-    def ratio(self) -> float:
-        """Share of bad requests, 0–1."""
-        return self.bad / self.total if self.total else 0.0
-
-    @property
-    def normal(self) -> float:
-        """Share of bad requests that would be normal, 0–1."""
-        return self.expected / self.total if self.total else 0.0
-
-    @property
-    def excess(self) -> float:
-        """Bad requests beyond the normal ones, at least 0."""
-        return max(0.0, self.bad - self.expected)
-
-
-def tally(signal: Signal, outcomes: Outcomes, baseline: Baseline | None) -> Tally:
-    """Return the counts of one series for `signal` (errors or latency)."""
-    if signal is Signal.LATENCY:
-        return _slow(outcomes, baseline)
-    requests, errors = counted(outcomes)
-    normal = baseline.error_ratio if baseline is not None else ERRORS_WHEN_UNKNOWN
-    return Tally(
-        total=requests,
-        bad=errors,
-        expected=requests * min(1.0, max(0.0, normal)),
-        unreachable=sum(count for flag, count in outcomes.flags.items() if flag in UNREACHABLE),
-        timeouts=sum(count for flag, count in outcomes.flags.items() if flag in TIMEOUTS),
-        overflow=outcomes.flags.get(OVERFLOW, 0),
-    )
-
-
-def _slow(outcomes: Outcomes, baseline: Baseline | None) -> Tally:
-    seen = answered(outcomes)
-    total = float(seen.sum())
-    if baseline is None or baseline.latency.shape != (BUCKETS,) or not baseline.latency.sum() > 0:
-        return Tally(total=total, bad=0.0, expected=0.0)
-    shares = baseline.latency / baseline.latency.sum()
-    edge = int(np.searchsorted(np.cumsum(shares), SLOW_QUANTILE)) + SLOW_MARGIN_BUCKETS
-    bad = float(seen[edge + 1 :].sum())
-    expected = max(SLOW_EXPECTED, float(shares[edge + 1 :].sum()))
-    delay = max(0.0, mean_s(seen) - mean_s(baseline.latency)) * total
-    return Tally(total=total, bad=bad, expected=expected * total, delay_s=delay)
+def read(evidence: Evidence, services: frozenset[str] | None = None) -> tuple[Row, ...]:
+    """Return the evidence's series about `services` (all unless given) with their baselines, in sorted order."""
+    wanted = {s: o for s, o in evidence.since_onset.items() if s.callee and (services is None or s.callee in services)}
+    return tuple((s, wanted[s], evidence.baselines(s, Signal.LATENCY)) for s in sorted(wanted))
 
 
 @dataclass(slots=True)
@@ -149,6 +71,7 @@ class Sight:
     served: Tally = field(default_factory=Tally)
     by_caller: dict[str, Tally] = field(default_factory=dict)
     attempts_by_caller: dict[str, Tally] = field(default_factory=dict)
+    served_by_caller: dict[str, Tally] = field(default_factory=dict)
     asked: dict[str, Tally] = field(default_factory=dict)
     by_caller_version: dict[tuple[str, str], Tally] = field(default_factory=dict)
 
@@ -163,6 +86,16 @@ class Sight:
         return sum(self.by_caller.values(), Tally())
 
     @property
+    def asked_by(self) -> dict[str, Tally]:
+        """What each caller got from this service: as it says itself, else by its attempts, else as this service saw it."""
+        return {**self.served_by_caller, **self.attempts_by_caller, **self.by_caller}
+
+    @property
+    def attempts_of(self) -> dict[str, Tally]:
+        """How each caller's attempts went: as it says itself, else as this service saw them, else after retries."""
+        return {**self.by_caller, **self.served_by_caller, **self.attempts_by_caller}
+
+    @property
     def own(self) -> Tally:
         """The best view of how this service answers: attempts, else its own sidecars, else its callers."""
         for view in (self.attempts, self.served, self.clients):
@@ -171,15 +104,17 @@ class Sight:
         return Tally()
 
 
-def sights(evidence: Evidence, signal: Signal) -> dict[str, Sight]:
-    """Return what is seen of each service for `signal`, by service name in sorted order."""
+def sights(evidence: Evidence, signal: Signal, rows: tuple[Row, ...] | None = None) -> dict[str, Sight]:
+    """Return what is seen of each service for `signal`, by service name in sorted order.
+
+    `rows` are the series to look at (all of the evidence unless given), see `models.localise.neighbourhood`.
+    """
     seen: dict[str, Sight] = {}
-    places = {i.id: (i.version, i.zone) for i in evidence.topology.instances}
+    rows = read(evidence) if rows is None else rows
+    hosts = {name for series, _, _ in rows for name in (series.instance, series.reporter)}
+    places = {i.id: (i.version, i.zone) for i in evidence.topology.instances if i.id in hosts}
     servers: dict[str, dict[tuple[str, str], Member]] = {}
-    for series, outcomes in sorted(evidence.since_onset.items()):
-        if not series.callee:
-            continue
-        counts = tally(signal, outcomes, evidence.baselines(series, signal))
+    for (series, _, _), counts in zip(rows, tallies(signal, rows), strict=True):
         if not counts.total:
             continue
         sight = seen.setdefault(series.callee, Sight(series.callee))
@@ -194,6 +129,7 @@ def sights(evidence: Evidence, signal: Signal) -> dict[str, Sight]:
                 _add(sight.by_caller, series.caller, counts)
             case Side.SERVER:
                 sight.served += counts
+                _add(sight.served_by_caller, series.caller, counts)
                 instance = series.instance or series.reporter
                 _add_member(servers.setdefault(series.callee, {}), instance, series.version, places, counts)
     for name, sight in seen.items():
@@ -205,7 +141,7 @@ def sights(evidence: Evidence, signal: Signal) -> dict[str, Sight]:
 def _link(seen: dict[str, Sight]) -> None:
     """Tell each caller what it got from each of its callees."""
     for name, sight in seen.items():
-        for caller, counts in (sight.by_caller or sight.attempts_by_caller).items():
+        for caller, counts in sight.asked_by.items():
             if caller in seen and caller != name:
                 seen[caller].asked[name] = counts
 
@@ -224,4 +160,4 @@ def _add_member(
     known_version, zone = places.get(instance, ("", ""))
     version = version or known_version
     member = members.setdefault((version, instance), Member(instance, version, zone))
-    members[(version, instance)] = replace(member, counts=member.counts + counts)
+    member.counts += counts

@@ -9,8 +9,9 @@ from typing import Final
 
 from models.domain import ChangeEvent, ChangeKind, Topology
 from models.incident import CauseKind, Signal
-from models.localise.evidence import Member, Sight, Tally
+from models.localise.evidence import Member, Sight
 from models.localise.likelihood import faulty, healthy, shrink
+from models.localise.tallies import Tally
 
 PRIORS: Final = {CauseKind.SERVICE: 0.25, CauseKind.VERSION: 0.3, CauseKind.ZONE: 0.1, CauseKind.INSTANCE: 0.35}
 LONE_VERSION_BONUS: Final = 1.5

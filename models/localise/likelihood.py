@@ -12,13 +12,16 @@ from typing import Final
 import numpy as np
 from scipy import special
 
-from models.localise.evidence import Tally
+from models.localise.tallies import Tally
 
-EFFECTIVE: Final = 200.0
+EFFECTIVE: Final = 600.0
 """Requests that count at most, over all groups of one comparison."""
 
-STRENGTH: Final = 50.0
+STRENGTH: Final = 200.0
 """How firmly a healthy group is expected at its baseline, in requests: rates differ a little for many reasons."""
+
+CONCENTRATION: Final = 100.0
+"""How firmly a group follows what its callees did to it, in requests."""
 
 PASS_ON: Final = np.linspace(0.0, 1.0, 21)
 """Grid of the unknown share of callee failures that a caller passes on to its own callers."""
@@ -47,18 +50,18 @@ def healthy(groups: Sequence[Tally], scale: float) -> float:
     return result
 
 
-def explained(own: Tally, passed: float, scale: float) -> float:
-    """Return the marginal of `own` when a share `passed` of its requests met a failing callee.
+def explained(groups: Sequence[Tally], passed: float, scale: float) -> float:
+    """Return the marginal of groups of which a share `passed` of the requests met a failing callee.
 
-    Its bad ratio is then its normal one plus `g · passed`, for an unknown `g` between 0 and 1 (uniform). With
+    Their bad ratio is then the normal one plus `g · passed`, for one unknown `g` between 0 and 1 (uniform). With
     `passed = 0` this is the plain healthy hypothesis.
     """
-    if passed <= 0:
-        return healthy([own], scale)
-    normal = min(0.9, max(1e-3, own.normal))
+    if passed <= 0 or not groups:
+        return healthy(groups, scale)
+    normal = np.clip([g.normal for g in groups], 1e-3, 0.9)[:, None]
     rates = np.clip(normal + (1 - normal) * PASS_ON * min(1.0, passed), 1e-4, 1 - 1e-4)
-    bad, good = scale * own.bad, scale * max(0.0, own.total - own.bad)
-    concentration = 100.0
-    a, b = rates * concentration, (1 - rates) * concentration
-    logs = special.betaln(a + bad, b + good) - special.betaln(a, b)
+    bad = scale * np.asarray([g.bad for g in groups])[:, None]
+    good = scale * np.asarray([max(0.0, g.total - g.bad) for g in groups])[:, None]
+    a, b = rates * CONCENTRATION, (1 - rates) * CONCENTRATION
+    logs = (special.betaln(a + bad, b + good) - special.betaln(a, b)).sum(axis=0)
     return float(special.logsumexp(logs) - np.log(len(PASS_ON)))

@@ -13,7 +13,7 @@ known, so no structure is learnt.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -22,9 +22,11 @@ from scipy import special
 from models.detect.baseline import FloatArray
 from models.domain import Edge
 from models.incident import Cause, CauseKind, Signal
-from models.localise.evidence import Evidence, Sight, Tally, sights
-from models.localise.hypotheses import Part, parts
+from models.localise.evidence import Evidence, Sight, read, sights
+from models.localise.hypotheses import CHANGE_WINDOW_S, Part, parts
 from models.localise.likelihood import explained, faulty, healthy, shrink
+from models.localise.neighbourhood import neighbourhood
+from models.localise.tallies import Tally
 from models.localise.words import sentences
 
 CERTAIN: Final = 12.0
@@ -33,10 +35,22 @@ CERTAIN: Final = 12.0
 SIGNIFICANT: Final = 3.0
 """Nats by which a service must be worse than its baseline to be a suspect."""
 
-GLOBAL_SHARE: Final = 0.8
 GLOBAL_SERVICES: Final = 5
+GLOBAL_LEAST: Final = 3
+"""`global` wants this many services seen, and this many bad by themselves."""
+
+GLOBAL_SHARE: Final = 0.65
+"""Share of the bad-by-themselves among them and the well at which `global` is as likely as not."""
+
+GLOBAL_STEEP: Final = 20.0
+GLOBAL_MOST: Final = 0.97
+HALF: Final = 0.5
+
 WAITING: Final = 0.5
 """Callees explain slowness fully when the time spent waiting on them is at least this share of the extra time."""
+
+SEEN_BY_MEMBERS: Final = 0.5
+"""Share of a service's excess that its members must show to be judged one by one."""
 
 LEAST: Final = 1e-3
 MOST: Final = 12
@@ -69,9 +83,10 @@ def localise(evidence: Evidence) -> tuple[Cause, ...]:
     signals = sorted({a.signal for a in evidence.anomalies} & {Signal.ERRORS, Signal.LATENCY})
     suspects: list[Suspect] = []
     everything: dict[Signal, dict[str, Sight]] = {}
-    slow = sights(evidence, Signal.LATENCY)
+    rows = read(evidence, neighbourhood(evidence))
+    slow = sights(evidence, Signal.LATENCY, rows)
     for signal in signals:
-        seen = slow if signal is Signal.LATENCY else sights(evidence, signal)
+        seen = slow if signal is Signal.LATENCY else sights(evidence, signal, rows)
         everything[signal] = seen
         suspects += _suspects(evidence, seen, slow, signal)
     if not suspects:
@@ -91,17 +106,20 @@ def _suspects(evidence: Evidence, seen: dict[str, Sight], slow: dict[str, Sight]
         own = max(views, key=lambda v: v.excess / max(1.0, v.total), default=Tally())
         if own.excess <= 0:
             continue
-        scale = shrink(own.total)
-        whole = healthy([own], scale)
         found = parts(sight, signal, evidence.topology, evidence.changes, evidence.onset)
-        members = [m.counts for m in sight.members.values()]
-        split = float(special.logsumexp([p.nats for p in found]))
-        split -= healthy(members, shrink(sum(m.total for m in members))) if members else whole
-        worse = max(split, faulty([own], scale) - whole)
+        groups = [m.counts for m in sight.members.values()]
+        if sum(g.excess for g in groups) < SEEN_BY_MEMBERS * own.excess:
+            groups = [own]
+        scale = shrink(sum(g.total for g in groups))
+        well = healthy(groups, scale)
+        sick = max(
+            float(special.logsumexp([p.nats for p in found])) if len(groups) > 1 else -math.inf, faulty(groups, scale)
+        )
+        passed = _passed(sight, own, signal, slow.get(name))
+        theirs = explained(groups, passed, scale)
+        worse, itself = max(sick, theirs) - well, sick - max(theirs, well)
         if worse < SIGNIFICANT:
             continue
-        passed = _passed(sight, own, signal, slow.get(name))
-        itself = worse - (explained(own, passed, scale) - whole)
         suspects.append(Suspect(sight, signal, found, worse, itself, passed, *_one_caller(sight, found)))
     return suspects
 
@@ -135,7 +153,7 @@ def _one_caller(sight: Sight, found: tuple[Part, ...]) -> tuple[str, float]:
     Compared with every hypothesis about parts of the callee, which may explain the same counts. At most `CALLER_MOST`:
     a fault of the callee that only one caller's kind of request meets looks the same.
     """
-    views = {c: t for c, t in (sight.attempts_by_caller or sight.by_caller).items() if c and t.total}
+    views = {c: t for c, t in sight.attempts_of.items() if c and t.total}
     if len(views) < 2:  # noqa: PLR2004
         return "", 0.0
     scale = shrink(sum(t.total for t in views.values()))
@@ -202,7 +220,7 @@ def _caller_cause(evidence: Evidence, suspect: Suspect, probability: float) -> C
         best = max(sorted(scored), key=lambda v: scored[v])
         if scored[best] > faulty(list(split.values()), scale) + CALLER_BONUS:
             version = best
-    counts = (suspect.sight.attempts_by_caller or suspect.sight.by_caller)[caller]
+    counts = suspect.sight.attempts_of[caller]
     text = (
         f"{callee} answers only {caller} badly: {counts.bad:.0f} of {counts.total:.0f} requests ({counts.ratio:.1%}); "
         f"its other callers are well."
@@ -268,21 +286,37 @@ def _joined(first: Cause, second: Cause) -> Cause:
 def _with_global(
     evidence: Evidence, suspects: list[Suspect], everything: dict[Signal, dict[str, Sight]], causes: list[Cause]
 ) -> tuple[Cause, ...]:
-    """Put `global` first when nearly every service is bad by itself at once: no single service explains that."""
+    """Weigh `global` against every cause within the mesh: many services bad by themselves, hardly any well.
+
+    One fault leaves those well that do not depend on it; a starved host or a broken network leaves nobody well. Services
+    whose callees account for their trouble speak for neither.
+    """
+    best, chance = None, 0.0
     for signal, seen in everything.items():
-        alone = [s for s in suspects if s.signal is signal and s.itself > SIGNIFICANT and s.blame < 0.5]  # noqa: PLR2004
-        if len(seen) < GLOBAL_SERVICES or len(alone) < GLOBAL_SHARE * len(seen):
+        bad = [s for s in suspects if s.signal is signal]
+        alone = [s for s in bad if s.itself > SIGNIFICANT and s.blame < HALF and s.passed < HALF]
+        well = len(seen) - len(bad)
+        if len(seen) < GLOBAL_SERVICES or len(alone) < GLOBAL_LEAST:
             continue
-        share = len(alone) / len(seen)
-        text = f"{len(alone)} of {len(seen)} services show {signal} of their own at once; no single one explains the others."
-        rest = [
-            Cause(c.kind, c.service, c.subject, c.signal, c.probability * 0.1, c.edge, c.evidence, c.numbers, c.changes)
-            for c in causes
-        ]
-        near = tuple(c for c in evidence.changes if not c.service and 0 <= evidence.onset - c.at <= 300)  # noqa: PLR2004
-        numbers = {"services": float(len(alone)), "share": share}
-        return (Cause(CauseKind.GLOBAL, "", "", signal, 0.9, None, (text,), numbers, near), *rest)
-    return tuple(causes)
+        share = len(alone) / (len(alone) + well)
+        likely = GLOBAL_MOST * float(special.expit(GLOBAL_STEEP * (share - GLOBAL_SHARE)))
+        if likely > chance:
+            best, chance = _global_cause(evidence, signal, len(alone), well, likely), likely
+    if best is None or chance < LEAST:
+        return tuple(causes)
+    rest = [replace(c, probability=c.probability * (1 - chance)) for c in causes]
+    return tuple(sorted([best, *rest], key=lambda c: -c.probability))
+
+
+def _global_cause(evidence: Evidence, signal: Signal, alone: int, well: int, chance: float) -> Cause:
+    text = f"{alone} services show {signal} of their own at once and {well} of those seen are well; no single one explains the others."
+    near = tuple(c for c in evidence.changes if not c.service and 0 <= evidence.onset - c.at <= CHANGE_WINDOW_S)
+    numbers = {"services": float(alone), "well": float(well), "share": alone / (alone + well)}
+    said = (
+        text,
+        *(f"{evidence.onset - c.at:.1f} s before the onset: {c.kind} of {c.subject} ({c.message})." for c in near),
+    )
+    return Cause(CauseKind.GLOBAL, "", "", signal, chance, None, said, numbers, near)
 
 
 def _fallback(evidence: Evidence) -> tuple[Cause, ...]:

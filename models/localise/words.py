@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from models.incident import CauseKind, Signal
-from models.localise.evidence import Sight, Tally
+from models.localise.evidence import Sight
 from models.localise.hypotheses import Part
+from models.localise.tallies import Tally
 
 
 def sentences(

@@ -1,0 +1,121 @@
+"""Bad out of all: the one form both signals are brought to, for many series at once.
+
+Bad are failed requests for errors, and requests slower than nearly all of the baseline's for latency. All series of one
+question are counted in a few array operations: a localiser that runs at every tick cannot loop over buckets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from models.detect.baseline import MIDS_S, Baseline, FloatArray
+from models.detect.views import answered, counted
+from models.incident import Signal
+from models.signals import BUCKETS, Outcomes, Series
+
+ERRORS_WHEN_UNKNOWN: Final = 0.001
+SLOW_QUANTILE: Final = 0.98
+SLOW_MARGIN_BUCKETS: Final = 1
+SLOW_EXPECTED: Final = 0.01
+UNREACHABLE: Final = frozenset({"UH", "UF", "UC", "UR", "LR", "NC", "URX"})
+"""Envoy response flags of a callee that cannot be reached: no healthy host, connection failure, reset, none left."""
+
+TIMEOUTS: Final = frozenset({"UT", "SI", "DT"})
+OVERFLOW: Final = "UO"
+
+Row = tuple[Series, Outcomes, Baseline | None]
+"""One reported series since the onset, and its normal (None: not known)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """`bad` of `total` requests, of which `expected` bad ones would be normal; `delay_s` is summed extra time.
+
+    `unreachable`, `timeouts` and `overflow` count Envoy's flags. Adds with `+`.
+    """
+
+    total: float = 0.0
+    bad: float = 0.0
+    expected: float = 0.0
+    delay_s: float = 0.0
+    unreachable: float = 0.0
+    timeouts: float = 0.0
+    overflow: float = 0.0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.total + other.total,
+            self.bad + other.bad,
+            self.expected + other.expected,
+            self.delay_s + other.delay_s,
+            self.unreachable + other.unreachable,
+            self.timeouts + other.timeouts,
+            self.overflow + other.overflow,
+        )
+
+    @property
+    def ratio(self) -> float:
+        """Share of bad requests, 0–1."""
+        return self.bad / self.total if self.total else 0.0
+
+    @property
+    def normal(self) -> float:
+        """Share of bad requests that would be normal, 0–1."""
+        return self.expected / self.total if self.total else 0.0
+
+    @property
+    def excess(self) -> float:
+        """Bad requests beyond the normal ones, at least 0."""
+        return max(0.0, self.bad - self.expected)
+
+
+def tallies(signal: Signal, rows: Sequence[Row]) -> list[Tally]:
+    """Return the counts of every row for `signal` (errors or latency), in the rows' order."""
+    if signal is Signal.LATENCY:
+        return _slow(rows) if rows else []
+    return [_failed(outcomes, baseline) for _, outcomes, baseline in rows]
+
+
+def _failed(outcomes: Outcomes, baseline: Baseline | None) -> Tally:
+    requests, errors = counted(outcomes)
+    normal = baseline.error_ratio if baseline is not None else ERRORS_WHEN_UNKNOWN
+    expected = requests * min(1.0, max(0.0, normal))
+    if not outcomes.flags:
+        return Tally(requests, errors, expected)
+    return Tally(
+        total=requests,
+        bad=errors,
+        expected=expected,
+        unreachable=sum(count for flag, count in outcomes.flags.items() if flag in UNREACHABLE),
+        timeouts=sum(count for flag, count in outcomes.flags.items() if flag in TIMEOUTS),
+        overflow=outcomes.flags.get(OVERFLOW, 0),
+    )
+
+
+def _slow(rows: Sequence[Row]) -> list[Tally]:
+    seen = np.array([answered(outcomes) for _, outcomes, _ in rows], dtype=np.float64)
+    normal = np.array([_normal(baseline) for _, _, baseline in rows])
+    total, weight = seen.sum(axis=1), normal.sum(axis=1)
+    known = weight > 0
+    shares = normal / np.where(known, weight, 1.0)[:, None]
+    # the first bucket beyond nearly all of the normal ones
+    edge = np.argmax(np.cumsum(shares, axis=1) >= SLOW_QUANTILE, axis=1) + SLOW_MARGIN_BUCKETS
+    beyond = np.arange(BUCKETS) > edge[:, None]
+    bad = np.where(known, (seen * beyond).sum(axis=1), 0.0)
+    expected = np.where(known, np.maximum(SLOW_EXPECTED, (shares * beyond).sum(axis=1)) * total, 0.0)
+    mean = seen @ MIDS_S / np.maximum(total, 1.0)
+    delay = np.where(known, np.maximum(0.0, mean - shares @ MIDS_S) * total, 0.0)
+    return [Tally(*values) for values in zip(*(x.tolist() for x in (total, bad, expected, delay)), strict=True)]
+
+
+def _normal(baseline: Baseline | None) -> FloatArray:
+    if baseline is None or baseline.latency.shape != (BUCKETS,):
+        return _NOTHING
+    return baseline.latency
+
+
+_NOTHING: Final[FloatArray] = np.zeros(BUCKETS)
