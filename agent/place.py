@@ -83,12 +83,20 @@ async def only_one(directory: Path) -> AsyncIterator[None]:
 
 
 def announce(directory: Path, url: str) -> None:
-    """Write `agent.json`: where the agent is found."""
+    """Write `agent.json`: where the agent is found.
+
+    Raises:
+        Broken: it cannot be written.
+    """
     place = directory / "agent.json"
     text = json.dumps({"url": url, "pid": os.getpid(), "started_at": time.time()})
     temporary = place.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(place)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(place)
+    except OSError as error:
+        hint = "make room on this disk, or name another state directory"
+        raise Broken(f"{place} cannot be written: {error.strerror}", hint=hint) from error
 
 
 def withdraw(directory: Path) -> None:

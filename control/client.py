@@ -135,6 +135,13 @@ class ControlClient:
         Raises:
             InvalidInput: its `problems` name file, line, column and field of every finding.
         """
+        sizes = {source: len(text.encode()) for source, text in manifests.items()}
+        if (total := sum(sizes.values())) > wire.BODY_LIMIT:
+            largest = max(sizes, key=lambda source: sizes[source])
+            message = (
+                f"{largest} has {sizes[largest]} bytes, all together {total}: {wire.BODY_LIMIT} are accepted at once"
+            )
+            raise InvalidInput(message, hint="split it, or apply fewer files at a time")
         body = {"manifests": [{"source": s, "text": t} for s, t in manifests.items()], "dry_run": dry_run}
         return wire.APPLY_RESULT.validate_python(await self._call("POST", "/v1/resources:apply", body))
 

@@ -21,7 +21,7 @@ from control.effective import Effective, effective
 from control.fencing import Fences
 from control.identity.authority import Authority
 from control.identity.leaves import Leaves
-from control.interlocks import check
+from control.interlocks import NO_SERVICE_HINT, check
 from control.observer import Refusals, progress, view
 from control.overlays import OverlayBook, Wanted
 from control.registry import Registry
@@ -264,7 +264,7 @@ class ControlPlane:
         members = tuple(i for i in self.registry.instances if i.service == name)
         known = {*self.declared.policies, *self.registry.services}
         if name not in known:
-            raise NotFound(f"there is no service `{name}`", hint=suggest(name, sorted(known)))
+            raise NotFound(f"there is no service `{name}`", hint=suggest(name, sorted(known)) or NO_SERVICE_HINT)
         declared = self.declared.policies.get(name, ServicePolicy(name))
         own = [overlay for overlay in in_force(self.overlays.all) if target(overlay.change) == name]
         held_back = self._pushed.effective.held_back

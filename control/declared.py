@@ -85,7 +85,8 @@ class DeclaredSet:
         """
         given, warnings = await asyncio.to_thread(load, texts)
         if not given:
-            raise InvalidInput("there is no resource in what was given", hint="is the file empty?")
+            names = ", ".join(source for source, _ in texts) or "what was given"
+            raise InvalidInput(f"there is no resource in {names}", hint="is the file empty?")
         async with self._changing:
             new = {item.key: item for item in given}
             declared = {**self._declared, **new}

@@ -7,7 +7,7 @@ the same rules at every later moment, when the mesh has changed under an overlay
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NoReturn, assert_never
+from typing import Final, NoReturn, assert_never
 
 from control.effective import effective
 from models.domain import Health, Instance
@@ -28,6 +28,7 @@ from models.overlay import (
 )
 from models.policy import ServicePolicy
 
+NO_SERVICE_HINT: Final = "no service is known: declare one, or register an instance of one"
 _HOUR_S = 3600.0
 _LEAST_TIMEOUT_S = 0.001
 
@@ -81,11 +82,15 @@ def _exists(change: Change, declared: Mapping[str, ServicePolicy], instances: tu
     service = target(change)
     field = "change.callee" if isinstance(change, OpenBreaker) else "change.service"
     if not service:
-        _invalid(field, "must name a service; empty never means all", "")
+        _invalid(field, "must name a service; empty never means all", "`fibrin get services` lists them")
     if service not in services:
-        _invalid(field, f"there is no service `{service}`", suggest(service, sorted(services)))
+        _invalid(field, f"there is no service `{service}`", suggest(service, sorted(services)) or NO_SERVICE_HINT)
     if isinstance(change, OpenBreaker) and change.caller and change.caller not in services:
-        _invalid("change.caller", f"there is no service `{change.caller}`", suggest(change.caller, sorted(services)))
+        _invalid(
+            "change.caller",
+            f"there is no service `{change.caller}`",
+            suggest(change.caller, sorted(services)) or NO_SERVICE_HINT,
+        )
     members = [instance for instance in instances if instance.service == service]
     match change:
         case EjectInstance(instance=name):
@@ -95,7 +100,11 @@ def _exists(change: Change, declared: Mapping[str, ServicePolicy], instances: tu
         case ShiftTraffic(weights=weights):
             versions = sorted({instance.version for instance in members if instance.health is not Health.LOST})
             if not weights:
-                _invalid("change.weights", "must name at least one version; empty never means all", "")
+                _invalid(
+                    "change.weights",
+                    "must name at least one version; empty never means all",
+                    "`fibrin describe service` lists them",
+                )
             for name, weight in weights.items():
                 if name not in versions and weight > 0:
                     _invalid(f"change.weights.{name}", f"{service} has no version `{name}`", suggest(name, versions))

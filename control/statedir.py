@@ -101,7 +101,8 @@ class StateDir:
         try:
             _write(self._path / "control.json", json.dumps(body) + "\n")
         except OSError as error:
-            raise Broken(f"{self._path}/control.json cannot be written: {error.strerror}", hint="make room") from error
+            hint = "make room on this disk, or name another --state-dir"
+            raise Broken(f"{self._path}/control.json cannot be written: {error.strerror}", hint=hint) from error
 
 
 def _who(path: Path) -> str:

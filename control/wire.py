@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import ConfigDict, TypeAdapter
 
@@ -190,6 +190,9 @@ class Failure:
     hint: str = ""
     problems: tuple[Problem, ...] = field(default_factory=tuple)
 
+
+BODY_LIMIT: Final = 1024 * 1024
+"""Largest body the control API takes, bytes."""
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 

@@ -352,7 +352,9 @@ class _Reader:
             mark = error.problem_mark or error.context_mark
             line, column = (mark.line + 1, mark.column + 1) if mark is not None else (0, 0)
             message = f"not YAML: {error.problem or error.context}"
-            hint = error.context if error.problem and error.context else "check indentation and quotes on this line"
+            hint = "check indentation and quotes on this line"
+            if error.problem and error.context and (begin := error.context_mark) is not None:
+                hint = f"{error.context} that begins at {begin.line + 1}:{begin.column + 1}"
             _refuse(Problem(message, source=self.source, line=line, column=column, hint=hint))
         except (yaml.YAMLError, RecursionError) as error:
             _refuse(Problem(f"not YAML: {error}", source=self.source))

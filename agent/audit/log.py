@@ -12,6 +12,7 @@ the retention are removed, after a record says which records that were and with 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import time
 from collections import deque
@@ -335,7 +336,8 @@ class AuditLog:
             try:
                 self._file = self._open()
             except OSError as error:
-                hint = "check that the directory exists and belongs to you"
+                full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+                hint = "make room on this disk" if full else "check that the directory exists and belongs to you"
                 raise Broken(f"the audit log {self.path} cannot be opened: {error.strerror}", hint=hint) from error
         return self._file
 

