@@ -201,7 +201,8 @@ def test_a_bad_command_says_what_is_wrong(mesh: Mesh, arguments: tuple[str, ...]
 )
 def test_a_bad_body_is_refused(mesh: Mesh, place: str, body: bytes, status: int, message: str) -> None:
     """The API names the field, what it found and where to read on; nothing is registered or laid."""
-    code, error = mesh.send(*place.split(), body)
+    method, path = place.split()
+    code, error = mesh.send(method, path, body)
     assert code == status
     assert message in json.dumps(error).replace('\\"', '"')
     assert error["hint"]
