@@ -31,12 +31,18 @@ class Poll:
     buffer: bytearray = field(default_factory=bytearray)
     waiting: bool = False
     answered: bool = False
+    asked: float = 0.0
     changed_at: float = 0.0
+
+    def state(self, now: float) -> str:
+        """Say where it stands, for a person."""
+        place = "{}:{}".format(*self.socket.getpeername())
+        return f"{place} ({f'silent for {now - self.asked:.1f} s' if self.waiting else 'answers as before'})"
 
     def ask(self, now: float) -> None:
         """Send the next request."""
         self.socket.sendall(REQUEST)
-        self.waiting, self.due = True, now + INTERVAL_S
+        self.waiting, self.asked, self.due = True, now, now + INTERVAL_S
 
     def take(self, old: int, new: int) -> None:
         """Read what is there. Raises RuntimeError on a status that is neither, or the end of the connection."""
@@ -51,12 +57,12 @@ class Poll:
         self.buffer.clear()
         self.waiting = False
         status = int(head.split(b" ", 2)[1])
-        if status == new:
-            self.changed_at = now
-        elif status == old:
+        if status == old:
             self.answered = True
-        else:
+        elif status != new:
             raise RuntimeError(f"the sidecar answered {status}, wanted {old} and then {new}")
+        elif self.answered:  # before, it is the change before the last that this sidecar, not asked then, still has
+            self.changed_at = now
 
 
 def _length(head: bytes) -> int:
@@ -82,7 +88,9 @@ def watch(places: list[tuple[str, int]], old: int, new: int) -> list[float]:
         while pending := [poll for poll in polls if not poll.changed_at]:
             now = time.monotonic()
             if now > began + _PATIENCE_S:
-                raise RuntimeError(f"{len(pending)} of {len(polls)} sidecars did not change to {new}")
+                raise RuntimeError(
+                    f"no {new} in {_PATIENCE_S:g} s from " + ", ".join(poll.state(now) for poll in pending)
+                )
             for poll in pending:
                 if not poll.waiting and poll.due <= now:
                     poll.ask(now)

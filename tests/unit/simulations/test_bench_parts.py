@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import time
 
 import pytest
@@ -12,6 +13,7 @@ from models.errors import Broken
 from simulations.addresses import free_port
 from simulations.bench import frames, wire
 from simulations.bench.overhead import Disturbed, Way, sample
+from simulations.bench.pollers import Poll
 from simulations.bench.quiet import Ledger
 from simulations.bench.rig import cpu_seconds
 
@@ -106,3 +108,20 @@ def test_fields_of_a_message() -> None:
     """Length-delimited fields are found between fields of other kinds."""
     body = b"\x08\x96\x01" + b"\x22\x03abc" + b"\x29" + b"\0" * 8 + b"\x2a\x02zz"
     assert list(frames.fields(body)) == [(4, b"abc"), (5, b"zz")]
+
+
+def test_a_poll_waits_for_the_old_answer_first() -> None:
+    """A sidecar that still answers as after the change before the last has not changed; it has once it went there and back."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        poll = Poll(ours, 0.0)
+        seen = []
+        for status in (503, 200, 200, 503):
+            poll.ask(0.0)
+            theirs.sendall(b"HTTP/1.1 %d X\r\ncontent-length: 2\r\n\r\nok" % status)
+            poll.take(200, 503)
+            seen.append((poll.answered, poll.changed_at > 0, poll.waiting))
+        assert seen == [(False, False, False), (True, False, False), (True, False, False), (True, True, False)]
+        theirs.sendall(b"HTTP/1.1 404 X\r\ncontent-length: 0\r\n\r\n")
+        with pytest.raises(RuntimeError, match="answered 404"):
+            poll.take(200, 503)
