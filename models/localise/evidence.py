@@ -7,7 +7,7 @@ fills in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -135,7 +135,24 @@ def sights(evidence: Evidence, signal: Signal, rows: tuple[Row, ...] | None = No
     for name, sight in seen.items():
         sight.members = sight.members or servers.get(name, {})
     _link(seen)
+    _assume(seen, evidence.topology, reporting(rows))
     return dict(sorted(seen.items()))
+
+
+def reporting(rows: Iterable[Row]) -> set[str]:
+    """Return the services whose own sidecars are heard in these series."""
+    return {s.callee if s.side is Side.SERVER else s.caller for s, _, _ in rows}
+
+
+def _assume(seen: dict[str, Sight], topology: Topology, heard: set[str]) -> None:
+    """Let a blind caller meet each of its callees as the other callers do, once per request."""
+    for edge in topology.edges:
+        caller, callee = seen.get(edge.caller), seen.get(edge.callee)
+        if caller is None or callee is None or edge.caller in heard or edge.callee in caller.asked:
+            continue
+        theirs = callee.own
+        if theirs.total and caller is not callee:
+            caller.asked[edge.callee] = theirs.scaled(caller.own.total / theirs.total)
 
 
 def _link(seen: dict[str, Sight]) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from models.domain import ChangeEvent, ChangeKind, Topology
+from models.domain import ChangeEvent, ChangeKind, Instance
 from models.incident import CauseKind, Signal
 from models.localise.evidence import Member, Sight
 from models.localise.likelihood import faulty, healthy, shrink
@@ -21,6 +21,9 @@ LONE_ZONE_MALUS: Final = 2.5
 """A zone in which one instance of the service stands: it is the machine, not the zone, in nats."""
 
 CHANGE_BONUS: Final = 3.0
+CHANGED: Final = 0.75
+"""Nats from which a change of the whole service is named as the cause rather than the service."""
+
 CHANGE_FADES_S: Final = 60.0
 CHANGE_WINDOW_S: Final = 300.0
 AFTER_ONSET_S: Final = 1.0
@@ -42,9 +45,9 @@ class Part:
 
 
 def parts(
-    sight: Sight, signal: Signal, topology: Topology, changes: Iterable[ChangeEvent], onset: float
+    sight: Sight, signal: Signal, known: Sequence[Instance], changes: Iterable[ChangeEvent], onset: float
 ) -> tuple[Part, ...]:
-    """Return every hypothesis about the parts of a faulty service, best first."""
+    """Return every hypothesis about the parts of a faulty service with these `known` instances, best first."""
     members = list(sight.members.values())
     near = tuple(c for c in changes if c.service == sight.service and _nearness(c, onset) > 0)
     whole = sight.own
@@ -52,7 +55,6 @@ def parts(
         members = [Member("", "", "", whole)]
     found = [_whole(members, signal, whole, near, onset)]
     hosts = [m for m in members if m.instance]
-    known = topology.of(sight.service)
     names = {m.instance for m in hosts} | {i.id for i in known}
     versions = {m.version for m in members if m.version} | {i.version for i in known}
     zones = {m.zone for m in hosts if m.zone} | {i.zone for i in known if i.zone}
@@ -123,5 +125,7 @@ def _whole(members: list[Member], signal: Signal, whole: Tally, near: tuple[Chan
             kind = CauseKind.DEPENDENCY
     about = tuple(c for c in near if not c.version and c.kind in {ChangeKind.CONFIG, ChangeKind.SCALE})
     bonus = 0.5 * max((_nearness(c, onset) for c in about), default=0.0)
+    if kind is CauseKind.SERVICE and bonus >= CHANGED:
+        kind = CauseKind.CHANGE
     part = _part(CauseKind.SERVICE, "", members, members, rivals=1, bonus=bonus, changes=about)
     return Part(kind, "", part.bad, part.rest, part.nats, part.changes)

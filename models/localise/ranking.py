@@ -20,13 +20,13 @@ import numpy as np
 from scipy import special
 
 from models.detect.baseline import FloatArray
-from models.domain import Edge
+from models.domain import Edge, Instance
 from models.incident import Cause, CauseKind, Signal
-from models.localise.evidence import Evidence, Sight, read, sights
+from models.localise.evidence import Evidence, Sight, read, reporting, sights
 from models.localise.hypotheses import CHANGE_WINDOW_S, Part, parts
 from models.localise.likelihood import explained, faulty, healthy, shrink
 from models.localise.neighbourhood import neighbourhood
-from models.localise.tallies import Tally
+from models.localise.tallies import Row, Tally
 from models.localise.words import sentences
 
 CERTAIN: Final = 12.0
@@ -92,21 +92,50 @@ def localise(evidence: Evidence) -> tuple[Cause, ...]:
     if not suspects:
         return _fallback(evidence)
     causes: list[Cause] = []
-    weights = _posterior(suspects)
-    for suspect, weight in zip(suspects, weights, strict=True):
-        causes += _causes(evidence, suspect, float(weight), everything[suspect.signal])
+    hidden = _hidden(evidence, rows)
+    for suspect, weight in zip(suspects, _posterior(suspects).tolist(), strict=True):
+        unseen = hidden.get(suspect.sight.service, ())
+        causes += [_unseen_cause(suspect, callee, weight / (len(unseen) + 1)) for callee in unseen]
+        causes += _causes(evidence, suspect, weight / (len(unseen) + 1), everything[suspect.signal])
     merged = _merge(causes)
     return _with_global(evidence, suspects, everything, merged)[:MOST]
 
 
+def _hidden(evidence: Evidence, rows: tuple[Row, ...]) -> dict[str, tuple[str, ...]]:
+    """Return the callees of which nothing is seen, by caller, for callers whose own sidecars report nothing.
+
+    Such a caller cannot be told from a victim of its unseen callees: each is as likely as the caller itself.
+    """
+    heard, seen = reporting(rows), {s.callee for s, _, _ in rows}
+    blind = seen - heard
+    found: dict[str, list[str]] = {}
+    for edge in sorted(e for e in evidence.topology.edges if e.caller in blind and e.callee not in seen):
+        found.setdefault(edge.caller, []).append(edge.callee)
+    return {caller: tuple(callees) for caller, callees in found.items()}
+
+
+def _unseen_cause(suspect: Suspect, callee: str, probability: float) -> Cause:
+    caller = suspect.sight.service
+    own = suspect.sight.own
+    text = (
+        f"{caller} is bad for {own.bad:.0f} of {own.total:.0f} requests ({own.ratio:.1%}) and its sidecars report nothing; "
+        f"nothing is seen of {callee} either, which it calls and which may be the reason."
+    )
+    return Cause(CauseKind.SERVICE, callee, "", suspect.signal, probability, Edge(caller, callee), (text,))
+
+
 def _suspects(evidence: Evidence, seen: dict[str, Sight], slow: dict[str, Sight], signal: Signal) -> list[Suspect]:
     suspects = []
+    known: dict[str, list[Instance]] = {}
+    for instance in evidence.topology.instances:
+        if instance.service in seen:
+            known.setdefault(instance.service, []).append(instance)
     for name, sight in seen.items():
         views = [v for v in (sight.attempts, sight.served, sight.clients) if v.total]
         own = max(views, key=lambda v: v.excess / max(1.0, v.total), default=Tally())
         if own.excess <= 0:
             continue
-        found = parts(sight, signal, evidence.topology, evidence.changes, evidence.onset)
+        found = parts(sight, signal, known.get(name, ()), evidence.changes, evidence.onset)
         groups = [m.counts for m in sight.members.values()]
         if sum(g.excess for g in groups) < SEEN_BY_MEMBERS * own.excess:
             groups = [own]

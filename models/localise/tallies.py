@@ -57,6 +57,10 @@ class Tally:
             self.overflow + other.overflow,
         )
 
+    def scaled(self, factor: float) -> Tally:
+        """Return the same shares of `factor` times as many requests."""
+        return Tally(self.total * factor, self.bad * factor, self.expected * factor, self.delay_s * factor)
+
     @property
     def ratio(self) -> float:
         """Share of bad requests, 0–1."""
