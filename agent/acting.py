@@ -131,8 +131,7 @@ class Acting:
         self._scribe.move(track, Stage.VERIFYING, f"{text}; verifying", ack_s=acked - now)
         done = {"overlay": step.overlay, "propagation": step.propagation, "why": text, "ack_s": acked - now}
         await self._scribe.record("acted", track, done)
-        await self._scribe.save(track)
-        await self._scribe.remember_ledger()
+        await self._scribe.save(track, ledger=True)
         if progress is not None and progress.nacked:
             return Attempt(Ending.NACKED, f"{progress.nacked} sidecars refused the change")
         return Attempt(Ending.LAID)

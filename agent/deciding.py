@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from agent import metrics, story
 from agent.gates import Block
@@ -13,6 +14,9 @@ from agent.settings import stricter
 from agent.track import Track
 from models.incident import Stage
 from playbooks.schema import Mode
+
+LIVE_S: Final = 0.5
+"""Symptoms seen within this time count as seen now, seconds."""
 
 
 class Deciding:
@@ -72,9 +76,7 @@ class Deciding:
             await self._scribe.wait(track, "approve", f"waits for approval to {deed(incident)}", page=True)
             return False
         if block is None:
-            track.blocked_at = 0.0
-            track.incident = replace(track.incident, waiting="")
-            return True
+            return await self._held_down(track)
         if block.final:
             await self._scribe.escalate(track, block.reason, str(block.interlock))
             return False
@@ -86,6 +88,22 @@ class Deciding:
             metrics.REFUSED.labels(str(block.interlock)).inc()
         await self._scribe.wait(track, str(block.interlock), f"waits: {block.reason}", page=late)
         return False
+
+    async def _held_down(self, track: Track) -> bool:
+        """Every interlock is open: act, unless the step first waits whether it passes by itself."""
+        incident, now = track.incident, self._t.clock()
+        step = incident.current
+        before = max((each.ended_at for each in incident.steps), default=0.0)
+        began = max(incident.times.get("planned", now), before)
+        passing = now - track.live_at > LIVE_S  # not seen right now: it may be passing
+        if step is not None and step.hold_down_s and (passing or now < began + step.hold_down_s):
+            track.blocked_at = track.blocked_at or now  # the guards are asked anew until it is over
+            text = f"waits {step.hold_down_s:g} s whether it passes by itself before it would {deed(incident)}"
+            await self._scribe.wait(track, f"hold-down {incident.step}", text, page=False)
+            return False
+        track.blocked_at = 0.0
+        track.incident = replace(track.incident, waiting="")
+        return True
 
     async def _nothing_to_do(self, track: Track, draft: Draft, around: Circumstances, ledger: bytes) -> None:
         """No step: wait for what may pass, else call a person; the decision is recorded once it counts."""

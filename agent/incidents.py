@@ -10,25 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from models.errors import Conflict
-from models.incident import TERMINAL, Anomaly, Cause, Signal, Stage
+from models.incident import TERMINAL, Anomaly, Cause, Signal, Stage, admit
 from models.overlay import Change
 
 Datum = str | float | int | bool | None
-
-ALLOWED: Final[Mapping[Stage, frozenset[Stage]]] = {
-    Stage.DETECTED: frozenset({Stage.CORRELATED, Stage.OBSERVED, Stage.ESCALATED}),
-    Stage.CORRELATED: frozenset({Stage.PLANNED, Stage.OBSERVED, Stage.ESCALATED}),
-    # back to CORRELATED: the plan has grown stale (restart, long wait) and is made again
-    Stage.PLANNED: frozenset({Stage.ACTING, Stage.CORRELATED, Stage.OBSERVED, Stage.ESCALATED}),
-    # back to PLANNED: the overlay was not laid (control plane away) and may be tried again
-    Stage.ACTING: frozenset({Stage.VERIFYING, Stage.UNDOING, Stage.PLANNED, Stage.OBSERVED, Stage.ESCALATED}),
-    Stage.VERIFYING: frozenset({Stage.RESOLVED, Stage.UNDOING, Stage.OBSERVED, Stage.ESCALATED}),
-    Stage.UNDOING: frozenset({Stage.PLANNED, Stage.OBSERVED, Stage.ESCALATED}),
-    Stage.RESOLVED: frozenset(),
-    Stage.ESCALATED: frozenset(),
-    Stage.OBSERVED: frozenset(),
-}
 
 OPEN: Final = frozenset(Stage) - TERMINAL
 
@@ -86,7 +71,8 @@ class Incident:
     `step` indexes `steps` (-1 before the first). `waiting` says in one sentence why an untreated incident
     does not move ("" when it does). `withdrawn` is why its action is taken back for another reason
     than that it did not help. `approved_by`, `paused` and `aborted` are a person's name and reason ("" without such an
-    order). `decision` is the audit record of its plan (0: none). `held` tells that the incident still keeps its overlay alive.
+    order). `merged_into` is the incident about the same cause that took this one over, `merged` are those it
+    took over itself, `split_from` is the incident whose cause did not explain these symptoms. `decision` is the audit record of its plan (0: none). `held` tells that the incident still keeps its overlay alive.
     `times` are the first times of: onset, detected, correlated, planned, acted, acked, recovered, verified, closed.
     """
 
@@ -109,6 +95,9 @@ class Incident:
     approved_by: str = ""
     paused: str = ""
     aborted: str = ""
+    merged_into: str = ""
+    merged: tuple[str, ...] = ()
+    split_from: str = ""
     decision: int = 0
     times: Mapping[str, float] = field(default_factory=dict)
     history: tuple[Moment, ...] = ()
@@ -148,10 +137,7 @@ def moved(incident: Incident, stage: Stage, at: float, message: str, **data: Dat
     Raises:
         Conflict: the life cycle has no such transition (somebody else moved the incident meanwhile).
     """
-    if stage not in ALLOWED[incident.stage]:
-        raise Conflict(
-            f"incident {incident.id} is {incident.stage} and cannot become {stage}", hint="read it again, then decide"
-        )
+    admit(incident.id, incident.stage, stage)
     after = replace(incident, stage=stage, waiting="")
     if stage in TERMINAL:
         after = timed(after, "closed", at)

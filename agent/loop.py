@@ -10,17 +10,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
 
-from agent import metrics, verification
+from agent import harm, metrics, verification
 from agent.caretaker import Caretaker
 from agent.correlate import unexplained_share
 from agent.gates import Block, Interlock, Situation, check
 from agent.history import History
 from agent.incidents import Incident, Step
+from agent.inheritance import Inheritance
 from agent.mesh import MeshView
 from agent.people import People
 from agent.ports import Circumstances, Detector, Localiser, Sight
@@ -39,6 +40,7 @@ SILENT_S: Final = 5.0
 
 WITNESS_S: Final = 3.0
 MAX_FAILURES: Final = 3
+HARM_S: Final = 1.0
 NAMES_SHOWN: Final = 4
 
 
@@ -62,6 +64,7 @@ class HealingLoop:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failures: dict[str, int] = {}
         self._anomalies: tuple[Anomaly, ...] = ()
+        self._led_with: int | None = None
         self._started = tools.clock()
         self.remembers_normal = False
         self.blind: frozenset[str] = frozenset()
@@ -86,6 +89,8 @@ class HealingLoop:
             start=self._start,
             withdraw=self._withdraw,
         )
+
+        self._inheritance = Inheritance(tools, tracks=self._tracks, treatment=self.treatment, triage=self._triage)
 
     # What the API shows
 
@@ -113,16 +118,8 @@ class HealingLoop:
 
     async def start(self) -> None:
         """Take up the incidents of the previous process."""
-        now = self._t.clock()
-        self._started = now
-        for incident in await self._t.store.living():
-            track = Track(replace(incident, resumed=True), live_at=now, awake=False)
-            self._tracks[incident.id] = track
-            track.renewed_at = now
-            if incident.stage is Stage.DETECTED:
-                await self.treatment.observe(track, "the agent restarted before a cause was named; it looks anew")
-            elif incident.stage in {Stage.ACTING, Stage.VERIFYING}:
-                track.recover = True
+        self._started = self._t.clock()
+        await self._inheritance.begin(self._started)
 
     async def run(self) -> None:
         """Tick for ever; ends only by cancellation."""
@@ -162,6 +159,10 @@ class HealingLoop:
     def tick(self) -> None:
         """Take in what arrived and start what is due."""
         now = self._t.clock()
+        if self._t.store.shared and self._t.fence.token != self._led_with:
+            self._led_with = self._t.fence.token
+            if self._led_with is not None:
+                self._spawn("adopt", self._inheritance.adopt(now))
         with metrics.TICKS.time():
             outcomes = self._s.sight.take_tick(now)
             self.history.add(now, outcomes)
@@ -250,11 +251,14 @@ class HealingLoop:
         verdict = judgement.verdict if judgement is not None else Verdict.UNDECIDED
         start = verification.sample_start(track.incident, step)
         around = self._circumstances(track, now)
+        if why := self._harm(track, step, now, decided=verdict is Verdict.RECOVERED):
+            self._start(track, self.treatment.fail(track, why, judgement, around, self._gate(track)))
+            return
         if judgement is not None and verdict is Verdict.RECOVERED:
             self._forget_alarms(track)
             self._start(track, self.treatment.resolve(track, judgement))
             return
-        bad_after = start + max(step.hold_down_s, verification.EARLIEST_BAD_S)
+        bad_after = start + verification.EARLIEST_BAD_S
         why = ""
         if verdict is Verdict.STILL_BAD and now >= bad_after:
             why = "did not help"
@@ -263,6 +267,17 @@ class HealingLoop:
             why = f"not verified within {now - step.acked_at:.0f} s ({seen})"
         if why:
             self._start(track, self.treatment.fail(track, why, judgement, around, self._gate(track)))
+
+    def _harm(self, track: Track, step: Step, now: float, *, decided: bool) -> str:
+        """Return whom the step hurt, "" when nobody; looked at once a second, and before it is kept."""
+        if not decided and now - track.harm_at < HARM_S:
+            return ""
+        track.harm_at = now
+        living = [t.incident for t in self._tracks.values() if t is not track and t.incident.is_open]
+        others = [incident.cause for incident in living if incident.cause is not None]
+        topology, baseline = self._s.mesh.topology, self._s.detector.baseline
+        found = harm.harmed(track.incident, step, self.history, baseline, topology=topology, others=others, now=now)
+        return harm.told(found) if found else ""
 
     def _closed(self, track: Track, now: float) -> None:
         incident, settings = track.incident, self._t.settings

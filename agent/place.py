@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import json
 import os
+import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -48,6 +49,23 @@ def control_url(directory: Path) -> str:
         return str(json.loads((directory / "control.json").read_text(encoding="utf-8"))["url"])
     except (OSError, ValueError, KeyError, TypeError):
         return DEFAULT_CONTROL_URL
+
+
+def own_name(directory: Path) -> str:
+    """Return this agent's name among replicas: made once, kept in its state directory.
+
+    Raises:
+        Broken: the file cannot be read or written.
+    """
+    place = directory / "agent.id"
+    try:
+        if not place.exists():
+            fresh = place.with_suffix(".id.new")
+            fresh.write_text(f"agent-{secrets.token_hex(4)}\n", encoding="ascii")
+            fresh.replace(place)
+        return place.read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise Broken(f"cannot keep this agent's name in {place}: {error.strerror}", hint="check permissions") from error
 
 
 def make_directory(directory: Path) -> None:

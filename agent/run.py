@@ -31,7 +31,7 @@ from agent.leadership import Leadership
 from agent.loop import HealingLoop, Senses
 from agent.mesh import MeshView
 from agent.observe import Observer
-from agent.place import announce, control_url, make_directory, only_one, token, withdraw
+from agent.place import announce, control_url, make_directory, only_one, own_name, token, withdraw
 from agent.planner import PlaybookPlanner
 from agent.scribe import Tools
 from agent.settings import AgentSettings
@@ -79,9 +79,7 @@ async def _assemble(settings: AgentSettings, stack: AsyncExitStack) -> Agent:
     await stack.enter_async_context(only_one(directory))
     sources = await asyncio.to_thread(read_sources, settings)
     playbooks = await asyncio.to_thread(sources.playbooks)
-    store = Store(directory / "agent.db")
-    await store.open()
-    stack.push_async_callback(store.close)
+    store = await _store(settings, stack)
     timeline = await _timeline(store)
     holder = await _holder(store)
     audit, chronicle = await _recording(settings, holder, stack)
@@ -160,6 +158,16 @@ async def _guarded(name: str, work: Any) -> None:
     raise Broken(f"the agent's task {name} ended", hint="restart the agent; this is a defect")
 
 
+async def _store(settings: AgentSettings, stack: AsyncExitStack) -> Store:
+    """Open the database: the file in the state directory, or the one that replicas share."""
+    place = settings.database or settings.state_dir / "agent.db"
+    agent = await asyncio.to_thread(own_name, settings.state_dir) if settings.database else ""
+    store = Store(place, agent)
+    await store.open()
+    stack.push_async_callback(store.close)
+    return store
+
+
 async def _switch(settings: AgentSettings, store: Store) -> KillSwitch:
     """Return the kill switch as the previous process left it."""
     place = settings.stop_file or settings.state_dir / STOP_FILE
@@ -208,7 +216,7 @@ async def _start_audit(audit: AuditLog) -> str:
 
 async def _restore(store: Store, bank: DetectorBank, planner: PlaybookPlanner) -> bool:
     """Take up baselines and ledger; return whether the baselines can be relied on."""
-    if ledger := await store.recall("ledger"):
+    if ledger := await store.recall("ledger", shared=True):
         planner.restore(ledger)
     state = await store.recall("normal")
     if state is None:
@@ -232,6 +240,8 @@ async def _last_words(agent: Agent) -> None:
 
 async def _holder(store: Store) -> str:
     """Return this agent's name at the fence; the same after a restart, so that it takes its own fence again at once."""
+    if store.shared:
+        return store.agent
     known = await store.recall("holder")
     if known is not None:
         return known.decode()

@@ -22,7 +22,7 @@ from agent.store import Store
 from agent.switch import KillSwitch
 from agent.timeline import Timeline
 from agent.track import Track
-from models.errors import Broken
+from models.errors import Broken, Conflict
 from models.incident import Stage
 
 log = structlog.get_logger(__name__)
@@ -68,12 +68,13 @@ class Scribe:
         track.incident = noted(track.incident, now, message, **data)
         self._tell(track, now, message, data)
 
-    async def save(self, track: Track) -> str:
-        """Store the incident; return what went wrong ("" when nothing did)."""
+    async def save(self, track: Track, *, ledger: bool = False) -> str:
+        """Store the incident, and the planner's `ledger` in the same transaction; return what went wrong ("": nothing)."""
         events, track.unsaved = tuple(track.unsaved), []
+        memory = {"ledger": self._t.planner.save()} if ledger else {}
         try:
-            await self._t.store.put(track.incident, events)
-        except Broken as error:
+            await self._t.store.put(track.incident, events, memory)
+        except (Broken, Conflict) as error:
             track.unsaved = [*events, *track.unsaved]
             metrics.STORE_FAILED.inc()
             log.warning("store.failed", incident=track.incident.id, error=error.message, hint=error.hint)
@@ -121,14 +122,6 @@ class Scribe:
         if page and f"page {key}" not in track.paged:
             track.paged.add(f"page {key}")
             self._t.pager.page(track.incident, f"{track.incident.title}: {message}")
-
-    async def remember_ledger(self) -> None:
-        """Store the planner's memory of what was done."""
-        try:
-            await self._t.store.remember("ledger", self._t.planner.save())
-        except Broken as error:
-            metrics.STORE_FAILED.inc()
-            log.warning("store.failed", what="ledger", error=error.message, hint=error.hint)
 
     def _tell(self, track: Track, now: float, message: str, data: Mapping[str, Datum]) -> None:
         incident = track.incident

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from agent.store import check_url
 from models.errors import InvalidInput, Problem
 from playbooks.schema import Mode
 
@@ -30,6 +31,7 @@ class AgentSettings:
     state_dir: Path
     control_url: str = ""  # empty: what control.json in the state directory says
     token: str = ""
+    database: str = ""  # PostgreSQL that replicas share (postgresql://USER@HOST/NAME); empty: agent.db in state_dir
     host: str = "127.0.0.1"
     port: int = 15090  # 0 lets the system choose; the choice stands in agent.json
     otlp_socket: Path | None = None  # default: <state_dir>/otlp.sock
@@ -90,6 +92,8 @@ class AgentSettings:
             )
             if not 0 < value <= 1
         ]
+        if self.database:
+            check_url(self.database)
         if not 0 <= self.port <= MAX_PORT:
             problems.append(Problem(f"is no port: {self.port}", field="agent.port"))
         if len(str(self.socket).encode()) > SOCKET_PATH_BYTES:

@@ -1,187 +1,269 @@
 """What the agent must remember over a `kill -9`: incidents, its timeline, the action ledger, learnt baselines.
 
-One SQLite file, written by one thread of ours, one transaction per transition. Incidents are stored as documents: the
-agent always reads and writes them whole, and nobody else reads the file.
+One SQLite file of its own, or one PostgreSQL database that several replicas share. Incidents are stored as documents: the
+agent always reads and writes them whole, one transaction per transition. On a shared database every incident belongs to
+the agent that works on it; the one that takes over adopts it, and what the former owner writes late is refused.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Connection, Engine, Table, create_engine, delete, event, func, or_, select, true, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from agent.codec import EVENT, INCIDENT, Event
 from agent.incidents import Incident
-from models.errors import Broken
+from agent.schema import EVENTS, INCIDENTS, MEMORY, migrate
+from models.errors import Broken, Conflict, InvalidInput
 from models.incident import TERMINAL
 
 T = TypeVar("T")
 
-SCHEMA_VERSION: Final = 1
-SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS incidents (
-    id TEXT PRIMARY KEY, opened_at REAL NOT NULL, open INTEGER NOT NULL, held INTEGER NOT NULL, document TEXT NOT NULL
-);
-CREATE INDEX IF NOT EXISTS incidents_by_time ON incidents (opened_at);
-CREATE TABLE IF NOT EXISTS events (sequence INTEGER PRIMARY KEY, document TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS memory (name TEXT PRIMARY KEY, value BLOB NOT NULL);
-"""
+SHARED: Final = ""
+"""The owner of what all replicas share."""
+
+PATIENCE_S: Final = 5
+"""How long a connection to PostgreSQL, and a lock in SQLite, is waited for."""
 
 
 class Store:
-    """The agent's database. All methods may be called from the event loop; none of them blocks it.
+    """The agent's database: a file, or a URL such as `postgresql://user@host/fibrin` that several agents share.
 
-    Raises `Broken` when the file cannot be opened, read or written (disk full, not a database, newer schema).
+    `agent` names this agent on a shared database. All methods may be called from the event loop; none of them blocks it.
+    Raises `Broken` when the database cannot be opened, read or written (disk full, away, not ours, newer schema).
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, place: Path | str, agent: str = SHARED) -> None:
+        self._place = place
+        self._agent = self.agent = agent
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="agent-store")
-        self._db: sqlite3.Connection | None = None
+        self._engine: Engine | None = None
         self._closed = False
 
+    @property
+    def shared(self) -> bool:
+        """Tell whether other agents may use this database."""
+        return self._agent != SHARED
+
     async def open(self) -> None:
-        """Open the file, create what is missing."""
+        """Open the database, create or migrate what is there."""
         await self._run(self._open)
 
     async def close(self) -> None:
         """Finish what is queued, then close."""
-        if self._db is not None:
-            await self._run(self._close)
+        if self._engine is not None:
+            await self._run(self._dispose)
         self._closed = True
         self._thread.shutdown(wait=False)
 
-    async def put(self, incident: Incident, events: tuple[Event, ...] = ()) -> None:
-        """Store an incident and the timeline lines that belong to it, in one transaction."""
-        document = INCIDENT.dump_json(incident).decode()
-        row = (incident.id, incident.opened_at, incident.stage not in TERMINAL, incident.held, document)
-        lines = [(event.sequence, EVENT.dump_json(event).decode()) for event in events]
+    async def put(
+        self, incident: Incident, events: tuple[Event, ...] = (), memory: Mapping[str, bytes] | None = None
+    ) -> None:
+        """Store an incident, the timeline lines that belong to it and shared memory, in one transaction.
 
-        def write(db: sqlite3.Connection) -> None:
-            with db:
-                db.execute("INSERT OR REPLACE INTO incidents VALUES (?, ?, ?, ?, ?)", row)
-                db.executemany("INSERT OR REPLACE INTO events VALUES (?, ?)", lines)
+        Raises:
+            Conflict: another agent has adopted the incident; nothing was stored.
+        """
+        row = {
+            "id": incident.id,
+            "opened_at": incident.opened_at,
+            "open": incident.stage not in TERMINAL,
+            "held": incident.held,
+            "document": INCIDENT.dump_json(incident).decode(),
+            "agent": self._agent,
+        }
+
+        def write(db: Connection) -> None:
+            put = _upsert(db, INCIDENTS, ("id",), [row], only=INCIDENTS.c.agent == self._agent)
+            if put == 0:
+                raise Conflict(f"incident {incident.id} was adopted by another agent", hint="it goes on there")
+            self._put_events(db, events)
+            for name, value in (memory or {}).items():
+                _upsert(db, MEMORY, ("agent", "name"), [{"agent": SHARED, "name": name, "value": value}])
 
         await self._with(write)
 
     async def put_events(self, events: tuple[Event, ...]) -> None:
         """Store timeline lines that belong to no incident."""
-        lines = [(event.sequence, EVENT.dump_json(event).decode()) for event in events]
-
-        def write(db: sqlite3.Connection) -> None:
-            with db:
-                db.executemany("INSERT OR REPLACE INTO events VALUES (?, ?)", lines)
-
-        await self._with(write)
+        await self._with(lambda db: self._put_events(db, events))
 
     async def living(self) -> tuple[Incident, ...]:
-        """Return the incidents that are open or still hold an overlay, oldest first."""
-        return await self._incidents("SELECT document FROM incidents WHERE open OR held ORDER BY opened_at", ())
+        """Return this agent's incidents that are open or still hold an overlay, oldest first."""
+        mine = INCIDENTS.c.agent == self._agent
+        return await self._incidents(
+            select(INCIDENTS.c.document).where(_living(), mine).order_by(INCIDENTS.c.opened_at)
+        )
+
+    async def adopt(self) -> tuple[Incident, ...]:
+        """Take over the living incidents of all other agents (this one leads now); return them, oldest first."""
+
+        def take(db: Connection) -> list[Any]:
+            others = INCIDENTS.c.agent != self._agent
+            query = select(INCIDENTS.c.id, INCIDENTS.c.document).where(_living(), others)
+            rows = db.execute(query.order_by(INCIDENTS.c.opened_at).with_for_update()).all()
+            if rows:
+                taken = INCIDENTS.c.id.in_([row.id for row in rows])
+                db.execute(update(INCIDENTS).where(taken).values(agent=self._agent))
+            return [row.document for row in rows]
+
+        return tuple(INCIDENT.validate_json(document) for document in await self._with(take))
 
     async def latest(self, limit: int) -> tuple[Incident, ...]:
-        """Return the newest `limit` incidents, newest first."""
-        return await self._incidents("SELECT document FROM incidents ORDER BY opened_at DESC LIMIT ?", (limit,))
+        """Return the newest `limit` incidents of all agents, newest first."""
+        newest = select(INCIDENTS.c.document).order_by(INCIDENTS.c.opened_at.desc(), INCIDENTS.c.id).limit(limit)
+        return await self._incidents(newest)
 
     async def get(self, name: str) -> Incident | None:
         """Return one incident by id, None when there is none."""
-        found = await self._incidents("SELECT document FROM incidents WHERE id = ?", (name,))
+        found = await self._incidents(select(INCIDENTS.c.document).where(INCIDENTS.c.id == name))
         return found[0] if found else None
 
     async def events(self, since: int, limit: int) -> tuple[Event, ...]:
-        """Return up to `limit` timeline lines with a sequence above `since`, in order."""
-
-        def read(db: sqlite3.Connection) -> list[tuple[str]]:
-            return db.execute(
-                "SELECT document FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?", (since, limit)
-            ).fetchall()
-
-        return tuple(EVENT.validate_json(document) for (document,) in await self._with(read))
+        """Return up to `limit` timeline lines of this agent with a sequence above `since`, in order."""
+        query = select(EVENTS.c.document).where(EVENTS.c.agent == self._agent, EVENTS.c.sequence > since)
+        found = await self._with(lambda db: list(db.scalars(query.order_by(EVENTS.c.sequence).limit(limit))))
+        return tuple(EVENT.validate_json(document) for document in found)
 
     async def last_sequence(self) -> int:
-        """Return the highest timeline sequence ever given (0 before the first)."""
+        """Return the highest timeline sequence this agent ever gave (0 before the first)."""
+        query = select(func.max(EVENTS.c.sequence)).where(EVENTS.c.agent == self._agent)
+        return int(await self._with(lambda db: db.scalar(query)) or 0)
 
-        def read(db: sqlite3.Connection) -> int:
-            (value,) = db.execute("SELECT COALESCE(MAX(sequence), 0) FROM events").fetchone()
-            return int(value)
+    async def remember(self, name: str, value: bytes, *, shared: bool = False) -> None:
+        """Keep a named value of this agent, or one that all replicas share."""
+        row = {"agent": SHARED if shared else self._agent, "name": name, "value": value}
+        await self._with(lambda db: _upsert(db, MEMORY, ("agent", "name"), [row]))
 
-        return await self._with(read)
-
-    async def remember(self, name: str, value: bytes) -> None:
-        """Keep a named value."""
-
-        def write(db: sqlite3.Connection) -> None:
-            with db:
-                db.execute("INSERT OR REPLACE INTO memory VALUES (?, ?)", (name, value))
-
-        await self._with(write)
-
-    async def recall(self, name: str) -> bytes | None:
+    async def recall(self, name: str, *, shared: bool = False) -> bytes | None:
         """Return a named value, None when it was never kept."""
-
-        def read(db: sqlite3.Connection) -> bytes | None:
-            row = db.execute("SELECT value FROM memory WHERE name = ?", (name,)).fetchone()
-            return None if row is None else bytes(row[0])
-
-        return await self._with(read)
+        owner = SHARED if shared else self._agent
+        query = select(MEMORY.c.value).where(MEMORY.c.agent == owner, MEMORY.c.name == name)
+        value = await self._with(lambda db: db.scalar(query))
+        return None if value is None else bytes(value)
 
     async def trim(self, *, events: int = 20_000, incidents: int = 5_000) -> None:
         """Forget the oldest timeline lines and closed incidents beyond these numbers."""
 
-        def write(db: sqlite3.Connection) -> None:
-            with db:
-                db.execute("DELETE FROM events WHERE sequence <= (SELECT MAX(sequence) FROM events) - ?", (events,))
-                db.execute(
-                    "DELETE FROM incidents WHERE NOT open AND NOT held AND id NOT IN"
-                    " (SELECT id FROM incidents ORDER BY opened_at DESC LIMIT ?)",
-                    (incidents,),
-                )
+        def write(db: Connection) -> None:
+            mine = EVENTS.c.agent == self._agent
+            last = db.scalar(select(func.max(EVENTS.c.sequence)).where(mine)) or 0
+            db.execute(delete(EVENTS).where(mine, EVENTS.c.sequence <= last - events))
+            newest = select(INCIDENTS.c.id).order_by(INCIDENTS.c.opened_at.desc()).limit(incidents)
+            db.execute(delete(INCIDENTS).where(~_living(), INCIDENTS.c.id.not_in(newest)))
 
         await self._with(write)
 
-    async def _incidents(self, query: str, arguments: tuple[str | int, ...]) -> tuple[Incident, ...]:
-        def read(db: sqlite3.Connection) -> list[tuple[str]]:
-            return db.execute(query, arguments).fetchall()
+    def _put_events(self, db: Connection, events: tuple[Event, ...]) -> None:
+        rows = [
+            {"agent": self._agent, "sequence": one.sequence, "document": EVENT.dump_json(one).decode()}
+            for one in events
+        ]
+        _upsert(db, EVENTS, ("agent", "sequence"), rows)
 
-        return tuple(INCIDENT.validate_json(document) for (document,) in await self._with(read))
+    async def _incidents(self, query: Any) -> tuple[Incident, ...]:
+        found = await self._with(lambda db: list(db.scalars(query)))
+        return tuple(INCIDENT.validate_json(document) for document in found)
 
     def _open(self) -> None:
-        db = sqlite3.connect(self._path, check_same_thread=False)
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=FULL")  # an incident marked "acting" must survive a power cut too
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version > SCHEMA_VERSION:
-            db.close()
-            raise Broken(
-                f"{self._path} was written by a newer Fibrin (schema {version}, this one knows {SCHEMA_VERSION})",
-                hint="start the newer version, or move the file away to begin anew",
-            )
-        db.executescript(SCHEMA)
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        self._path.chmod(0o600)
-        self._db = db
+        engine = _engine(self._place)
+        try:
+            with engine.begin() as db:
+                migrate(db, self._shown())
+        except BaseException:
+            engine.dispose()
+            raise
+        if isinstance(self._place, Path):
+            self._place.chmod(0o600)
+        self._engine = engine
 
-    def _close(self) -> None:
-        if self._db is not None:
-            self._db.close()
-            self._db = None
+    def _dispose(self) -> None:
+        if self._engine is not None:
+            self._engine.dispose()
+            self._engine = None
 
-    async def _with(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _shown(self) -> str:
+        """Return where the database is, without a password."""
+        if isinstance(self._place, Path):
+            return str(self._place)
+        return make_url(self._place).render_as_string(hide_password=True)
+
+    async def _with(self, work: Callable[[Connection], T]) -> T:
         def run() -> T:
-            if self._db is None:
-                raise Broken(f"{self._path} is not open", hint="the agent is stopping or never started")
-            return work(self._db)
+            if self._engine is None:
+                raise Broken("the agent's database is not open", hint="the agent is stopping or never started")
+            with self._engine.begin() as db:
+                return work(db)
 
         return await self._run(run)
 
     async def _run(self, work: Callable[[], T]) -> T:
         if self._closed:
-            raise Broken(f"{self._path} is closed", hint="the agent is stopping")
+            raise Broken("the agent's database is closed", hint="the agent is stopping")
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except (sqlite3.Error, OSError) as error:
-            raise Broken(
-                f"the agent's database {self._path} fails: {error}", hint="check free space and permissions there"
-            ) from error
+        except (SQLAlchemyError, OSError) as error:
+            why = str(error.__cause__ or error).strip().splitlines()[0]
+            hint = "check free space and permissions there" if isinstance(self._place, Path) else "is the server up?"
+            raise Broken(f"the agent's database {self._shown()} fails: {why}", hint=hint) from error
+
+
+def check_url(url: str) -> None:
+    """Raise InvalidInput when `url` names no database this program can use."""
+    try:
+        _dialect(url)
+        create_engine(_dialect(url))
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        hint = "write postgresql://USER@HOST/NAME and install the extra `postgres`"
+        raise InvalidInput(f"agent.database cannot be used: {error}", hint=hint) from error
+
+
+def _dialect(url: str) -> str:
+    """Return the URL with our driver for PostgreSQL."""
+    made = make_url(url)
+    if made.drivername not in ("postgresql", "postgres", "postgresql+psycopg"):
+        raise ArgumentError(f"{made.drivername} is not PostgreSQL")
+    return made.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+
+def _engine(place: Path | str) -> Engine:
+    if isinstance(place, str):
+        return create_engine(
+            _dialect(place),
+            pool_size=1,
+            max_overflow=0,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": PATIENCE_S},
+        )
+    engine = create_engine(f"sqlite:///{place}", connect_args={"timeout": PATIENCE_S, "check_same_thread": False})
+    event.listen(engine, "connect", _durable)
+    return engine
+
+
+def _durable(connection: Any, _: object) -> None:
+    """Set SQLite up so that an incident marked as acting survives a power cut too."""
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()
+
+
+def _living() -> Any:
+    return or_(INCIDENTS.c.open == true(), INCIDENTS.c.held == true())
+
+
+def _upsert(db: Connection, table: Table, key: tuple[str, ...], rows: list[dict[str, Any]], only: Any = None) -> int:
+    """Insert rows or replace those with the same key (where `only` holds); return how many were written."""
+    if not rows:
+        return 0
+    make = postgresql.insert if db.dialect.name == "postgresql" else sqlite.insert
+    statement = make(table).values(rows)
+    rest = {column.name: statement.excluded[column.name] for column in table.columns if column.name not in key}
+    written = statement.on_conflict_do_update(index_elements=list(key), set_=rest, where=only)
+    return len(db.execute(written.returning(table.c[key[-1]])).all())

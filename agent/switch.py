@@ -126,7 +126,7 @@ class KillSwitch:
     async def poll(self) -> None:
         """Read what the database says (another replica may have been given the order)."""
         try:
-            known = await self._store.recall(MEMORY)
+            known = await self._store.recall(MEMORY, shared=True)
         except Broken as error:
             metrics.STORE_FAILED.inc()
             log.warning("store.failed", what=MEMORY, error=error.message, hint=error.hint)
@@ -146,4 +146,4 @@ class KillSwitch:
         await asyncio.to_thread(write_file, self._place, order)
 
     async def _to_store(self, order: Order) -> None:
-        await self._store.remember(MEMORY, json.dumps(asdict(order)).encode())
+        await self._store.remember(MEMORY, json.dumps(asdict(order)).encode(), shared=True)

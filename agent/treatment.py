@@ -75,8 +75,7 @@ class Treatment(Scribe):
         )
         self._t.planner.ended(step, helped=True)
         await self.record("verified", track, {"step": step_json(step), "kept": step.overlay, "why": signal})
-        await self.save(track)
-        await self.remember_ledger()
+        await self.save(track, ledger=True)
 
     async def fail(
         self, track: Track, why: str, judgement: Judgement | None, around: Circumstances, block: Gate
@@ -137,7 +136,7 @@ class Treatment(Scribe):
         metrics.UNDONE.labels(step.change.kind).inc()
         track.incident = with_step(track.incident, replace(step, ended_at=now))
         self._t.planner.ended(step, helped=False)
-        await self.remember_ledger()
+        await self.save(track, ledger=True)
         self.note(track, f"undone: {step.name}" + (" (its overlay had ended already)" if gone else ""))
         if track.incident.aborted:
             await self.hand_over(track, f"aborted by {track.incident.aborted}; everything is undone")
@@ -192,6 +191,7 @@ class Treatment(Scribe):
             again = replace(step, acted_at=step.acted_at or now, acked_at=now)
             track.incident = timed(timed(with_step(track.incident, again), "acted", now), "acked", now)
             track.renewed_at = now
+            self._t.planner.acted(track.incident, again, again.acted_at)  # the ledger may not have been stored
             if stage is Stage.ACTING:
                 self.move(track, Stage.VERIFYING, "continued after a restart: the step had been taken, verifying")
             else:
@@ -201,7 +201,8 @@ class Treatment(Scribe):
                 track, "its overlay ended while the agent was away; what is still wrong is detected anew"
             )
             return
-        await self.save(track)
+        await self.record("recovered", track, {"why": track.incident.history[-1].message, "laid": exists})
+        await self.save(track, ledger=True)
 
     async def _next(self, track: Track, why: str) -> None:
         """Go to the next step (leaving the incident PLANNED) or escalate."""

@@ -116,6 +116,7 @@ class Triage:
                 track.live_at = now if track.awake else track.live_at
             return
         named: dict[tuple[str, str, str], Track] = {}
+        split = ""
         for _ in range(MAX_CAUSES_PER_TICK):
             if not pool:
                 break
@@ -128,7 +129,7 @@ class Triage:
                     break
                 pool = rest
                 continue
-            track = self._fitting(thinking, best) or self._open(pool, now)
+            track = self._fitting(thinking, best) or self._open(pool, now, split_from=split)
             if track in thinking:
                 thinking.remove(track)
             track.live_at, track.awake = now, True
@@ -137,6 +138,7 @@ class Triage:
                 self._undecided(track, causes, now)
                 break
             named[_key(best)] = track
+            split = track.incident.id
             pool = self._correlate(track, diagnosis, best, pool, now)
         for track in thinking:
             self._forgotten(track, now)
@@ -178,11 +180,12 @@ class Triage:
 
         return same[0] if same else max(thinking, key=overlap)
 
-    def _open(self, anomalies: list[Anomaly], now: float) -> Track:
+    def _open(self, anomalies: list[Anomaly], now: float, *, split_from: str = "") -> Track:
+        """Open an incident; `split_from` is the one whose cause did not explain these anomalies ("" when none did)."""
         worst = max(anomalies, key=lambda a: a.score)
         onset = min(now, *(a.onset for a in anomalies))
         stamp = time.strftime("%m%d-%H%M%S", time.gmtime(now))
-        incident = Incident(f"inc-{stamp}-{secrets.token_hex(2)}", opened_at=now, onset=onset)
+        incident = Incident(f"inc-{stamp}-{secrets.token_hex(2)}", opened_at=now, onset=onset, split_from=split_from)
         incident = timed(timed(incident, "onset", onset), "detected", now)
         track = Track(incident, live_at=now)
         self._tracks[incident.id] = track
@@ -242,7 +245,22 @@ class Triage:
             self._treatment.note(track, f"cause, seen better now: {story.suspicion(best)}", **data)
             track.told_at = now
         self._supersede(track, best)
+        for other in list(self._tracks.values()):
+            self.merge_into(other, track)
         return [a for a in pool if a not in mine]
+
+    def merge_into(self, track: Track, older: Track) -> None:
+        """Let `older` take over an incident about the same cause that has not acted yet."""
+        mine, its = track.incident, older.incident
+        if track is older or track.busy or not mine.is_open or mine.cause is None or its.cause is None:
+            return
+        if _key(mine.cause) != _key(its.cause) or mine.opened_at < its.opened_at or mine.stage in MOVING:
+            return
+        older.incident = replace(_joined(its, mine.anomalies), merged=(*its.merged, mine.id))
+        older.live_at, older.awake = max(older.live_at, track.live_at), older.awake or track.awake
+        self._treatment.note(older, f"{mine.id} is about the same cause: merged into this incident", merged=mine.id)
+        track.incident = replace(mine, merged_into=its.id)
+        self._start(track, self._treatment.observe(track, f"merged into {its.id}, which is about the same cause"))
 
     def _supersede(self, newer: Track, best: Cause) -> None:
         """Withdraw what is planned or done about mere symptoms of a cause that shows itself only now."""

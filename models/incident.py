@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from models.domain import ChangeEvent, Edge
+from models.errors import Conflict
 from models.signals import Series
 
 
@@ -89,3 +91,53 @@ class Stage(StrEnum):
 
 
 TERMINAL = frozenset({Stage.RESOLVED, Stage.ESCALATED, Stage.OBSERVED})
+
+TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = {
+    Stage.DETECTED: {
+        Stage.CORRELATED: "one cause stands out",
+        Stage.OBSERVED: "gone by itself, or a symptom of another incident",
+        Stage.ESCALATED: "no cause stands out in time, or a person took over",
+    },
+    Stage.CORRELATED: {
+        Stage.PLANNED: "a playbook has a step that no guard forbids",
+        Stage.OBSERVED: "gone by itself, or a symptom of another incident",
+        Stage.ESCALATED: "no playbook may act, or a person took over",
+    },
+    Stage.PLANNED: {
+        Stage.ACTING: "every interlock is open (and a person approved, where asked)",
+        Stage.OBSERVED: "gone by itself, or a symptom of another incident",
+        Stage.ESCALATED: "an interlock that time does not lift, or a person denied or aborted",
+    },
+    Stage.ACTING: {
+        Stage.VERIFYING: "the overlay is laid",
+        Stage.PLANNED: "it was not laid: tried again, or the next step",
+        Stage.ESCALATED: "it cannot be recorded, or no step is left",
+    },
+    Stage.VERIFYING: {
+        Stage.RESOLVED: "the signal is back inside its baseline",
+        Stage.UNDOING: "it did not help, harmed, a sidecar refused it, its cause was another's, or a person aborted",
+        Stage.OBSERVED: "a person took the place over, or the overlay ended while the agent was away",
+        Stage.ESCALATED: "the agent itself fails to go on",
+    },
+    Stage.UNDOING: {
+        Stage.PLANNED: "undone: the next step",
+        Stage.OBSERVED: "undone: it was a symptom of another incident",
+        Stage.ESCALATED: "undone: no step is left, or a person aborted",
+    },
+    Stage.RESOLVED: {},
+    Stage.ESCALATED: {},
+    Stage.OBSERVED: {},
+}
+"""The life cycle: which stage may follow which, and when."""
+
+
+def admit(name: str, before: Stage, after: Stage) -> None:
+    """Let the incident `name` go from one stage to another.
+
+    Raises:
+        Conflict: the life cycle has no such transition.
+    """
+    if after not in TRANSITIONS[before]:
+        can = ", ".join(TRANSITIONS[before]) or "nothing: it is closed"
+        text = f"incident {name} is {before} and cannot become {after} (it can become {can})"
+        raise Conflict(text, hint="somebody else moved it meanwhile: read it again, then decide")

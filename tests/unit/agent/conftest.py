@@ -428,4 +428,4 @@ def dead_dependency(world: World) -> Fault:
 def step(name: str, change: ShiftTraffic | EjectInstance | OpenBreaker) -> Step:
     """Return a planned step."""
     service = change.callee if isinstance(change, OpenBreaker) else change.service
-    return Step(name, change, "", 1.0, 8.0, (service,), Signal.ERRORS, 0.2, 0.3, reason=f"because of {name}")
+    return Step(name, change, "", 0.0, 8.0, (service,), Signal.ERRORS, 0.2, 0.3, reason=f"because of {name}")

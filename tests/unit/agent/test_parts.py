@@ -13,7 +13,7 @@ from agent.codec import INCIDENT
 from agent.correlate import explains, unexplained_share, upstream
 from agent.gates import Interlock, Situation, check
 from agent.history import History
-from agent.incidents import ALLOWED, Incident, moved, timed
+from agent.incidents import Incident, moved, timed
 from agent.leadership import Leadership
 from agent.settings import AgentSettings, stricter
 from agent.store import Store
@@ -21,7 +21,7 @@ from agent.timeline import Timeline
 from control.wire import Fence
 from models.domain import Edge
 from models.errors import Broken, Conflict, FibrinError, InvalidInput, Unavailable
-from models.incident import TERMINAL, Cause, CauseKind, Signal, Stage
+from models.incident import TERMINAL, TRANSITIONS, Cause, CauseKind, Signal, Stage
 from models.signals import Series, Side
 from playbooks.schema import Mode
 
@@ -51,7 +51,7 @@ def test_only_allowed_transitions_happen() -> None:
     for before in Stage:
         for after in Stage:
             incident = Incident("inc-1", 1.0, 0.5, stage=before)
-            if after in ALLOWED[before]:
+            if after in TRANSITIONS[before]:
                 assert moved(incident, after, 2.0, "on").stage is after
             else:
                 with pytest.raises(Conflict, match="cannot become"):
@@ -63,7 +63,7 @@ def test_every_open_stage_leads_to_an_end() -> None:
     for stage in Stage:
         reach, todo = {stage}, [stage]
         while todo:
-            todo += [s for s in ALLOWED[todo.pop()] if s not in reach and not reach.add(s)]  # type: ignore[func-returns-value]
+            todo += [s for s in TRANSITIONS[todo.pop()] if s not in reach and not reach.add(s)]  # type: ignore[func-returns-value]
         assert reach & TERMINAL
 
 
