@@ -43,6 +43,7 @@ from models.signals import BUCKETS, Outcomes, Saturation, Series, Side
 STAKES: Final = {"errors": 0.5, "latency": 0.35, "ejections": 0.1, "saturation": 0.05}
 
 RECENT_S: Final = 5.0
+USUAL_S: Final = 600.0
 TROUBLE_RATIO: Final = 0.05
 TROUBLE_ERRORS: Final = 3.0
 SUSPICION: Final = 0.5
@@ -319,6 +320,7 @@ class Sums:
     ejected: FloatArray = field(default_factory=lambda: np.zeros(2))
     level: FloatArray = field(default_factory=lambda: np.full(2, np.nan))
     recent: FloatArray = field(default_factory=lambda: np.zeros(2))  # stable: requests, errors
+    usual: float = 0.0  # the stable version's error ratio over a quarter of an hour, from 0
     retries: FloatArray = field(default_factory=lambda: np.zeros((1, 3)))  # by stratum: requests, attempts, errors
 
     def take(self, tick: _Tick, elapsed_s: float) -> FloatArray:
@@ -331,6 +333,9 @@ class Sums:
         self.latency += np.stack([tick.canary_latency.sum(axis=0), tick.stable_latency.sum(axis=(0, 1))])
         keep = 0.5 ** (elapsed_s / RECENT_S)
         self.recent = self.recent * keep + both[1]
+        if self.recent[0] > 0:
+            now = float(self.recent[1] / self.recent[0])
+            self.usual += (1 - 0.5 ** (elapsed_s / USUAL_S)) * (now - self.usual)
         seen = np.stack([tick.client, tick.canary[:, 0] + stable[:, 0], tick.canary[:, 1] + stable[:, 1]], axis=1)
         self.retries = self.retries * keep + seen
         known = self.retries[:, 0] > 0
@@ -355,8 +360,7 @@ class Sums:
     def trouble(self) -> bool:
         """Whether the stable version fails a lot right now, and more than usual."""
         requests, errors = self.recent
-        usual = self.errors[1] / max(1.0, self.requests[1])
-        return bool(errors >= TROUBLE_ERRORS and errors / requests >= max(TROUBLE_RATIO, 1.5 * usual))
+        return bool(errors >= TROUBLE_ERRORS and errors / requests >= max(TROUBLE_RATIO, 1.5 * self.usual))
 
     def note_level(self, canary: bool, level: float) -> None:
         """Keep the latest level."""

@@ -45,7 +45,7 @@ class PairedEvents:
         self.clusters = Clusters(cells, prior_size)
         self.pooled = Wealth((lanes, 1), len(WORSE_BETS))
         self.alone = Wealth(cells, len(WORSE_BETS))
-        self.fine = Wealth((lanes, 1), len(FINE_BETS), late=False)
+        self.fine = Wealth((lanes, 1), len(FINE_BETS))
         self.confirmed = Confirmation(self._total(), moment_s, ELSEWHERE)
         self._cell: tuple[FloatArray, FloatArray] | None = None
         self._cell_s = 0.0
@@ -90,7 +90,7 @@ class PairedEvents:
     def step(self) -> None:
         """Begin a new step: other shares of traffic, and the canary has to prove itself anew."""
         self.pairing.forget()
-        self.fine = Wealth((self.fine.value.shape[0], 1), len(FINE_BETS), late=False)
+        self.fine = Wealth((self.fine.value.shape[0], 1), len(FINE_BETS))
 
     def grow(self, strata: int) -> None:
         """Make room for more strata."""

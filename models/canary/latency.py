@@ -84,7 +84,7 @@ class PairedLatency:
         bets = len(QUANTILES) * len(SLOWER_ODDS)
         self.pooled = Wealth((lanes, 1), bets)
         self.alone = Wealth(cells, bets)
-        self.fine = Wealth((lanes, PROVEN), len(FASTER_ODDS), late=False)
+        self.fine = Wealth((lanes, PROVEN), len(FASTER_ODDS))
 
     def add(self, canary: FloatArray, stable: FloatArray, elapsed_s: float) -> None:
         """Take one tick: latency counts of the canary (lanes, strata, BUCKETS), of the stable version by instance
@@ -118,7 +118,7 @@ class PairedLatency:
     def step(self) -> None:
         """Begin a new step: drop the open block, prove anew."""
         self.canary[:], self.stable[:], self.waited_s[:] = 0, 0, 0
-        self.fine = Wealth((self.fine.value.shape[0], PROVEN), len(FASTER_ODDS), late=False)
+        self.fine = Wealth((self.fine.value.shape[0], PROVEN), len(FASTER_ODDS))
 
     def grow(self, strata: int) -> None:
         """Make room for more strata."""

@@ -4,7 +4,8 @@ Each bet multiplies its capital by a factor whose expectation is at most 1 while
 most 1, so the capital of all bets together is a non-negative supermartingale that starts at ≤ 1, and the chance that it
 ever reaches `1/α` is at most `α` (Ville's inequality), however often one looks.
 
-A fault that begins late finds capital that an hour of good behaviour has eaten. So only `FIRST` is staked at the start; the
+A fault that begins late finds capital that an hour of good behaviour has eaten (and a canary that is well after a shared outage,
+capital that the outage has eaten). So only `FIRST` is staked at the start; the
 rest enters bit by bit, one stake each `EPOCH_S` (half of what is left over each `SPREAD_S`), which keeps the sum at 1.
 """
 
@@ -39,8 +40,6 @@ def stake(epoch: int) -> float:
 class Wealth:
     """Log capital of `bets` bets for each cell of an array of shape `cells`; bets have equal stakes.
 
-    `late` False: everything is staked at the start (for evidence that only counts from there on).
-
     Example:
         >>> wealth = Wealth((1, 1), bets=1)
         >>> for tick in range(20):
@@ -49,17 +48,16 @@ class Wealth:
         7.71
     """
 
-    def __init__(self, cells: tuple[int, int], bets: int, *, late: bool = True) -> None:
-        self.value: FloatArray = np.full((*cells, bets), math.log(FIRST if late else 1.0) - math.log(bets))
+    def __init__(self, cells: tuple[int, int], bets: int) -> None:
+        self.value: FloatArray = np.full((*cells, bets), math.log(FIRST / bets))
         self.elapsed_s = 0.0
-        self._late = late
 
     def add(self, gains: FloatArray, *, elapsed_s: float) -> None:
         """Let every bet gain (log factors, shape (*cells, bets)) after `elapsed_s` more seconds."""
         before = int(self.elapsed_s // EPOCH_S)
         self.elapsed_s += elapsed_s
         now = int(self.elapsed_s // EPOCH_S)
-        if self._late and now > before:
+        if now > before:
             fresh = sum(stake(epoch) for epoch in range(before + 1, now + 1))
             self.value = np.logaddexp(self.value, math.log(fresh / self.value.shape[-1]))
         self.value = self.value + gains
@@ -68,7 +66,7 @@ class Wealth:
         """Make room for more strata (second axis); a new one starts with what an untouched one would hold."""
         lanes, have, bets = self.value.shape
         if strata > have:
-            held = sum(stake(epoch) for epoch in range(int(self.elapsed_s // EPOCH_S) + 1)) if self._late else 1.0
+            held = sum(stake(epoch) for epoch in range(int(self.elapsed_s // EPOCH_S) + 1))
             fresh = np.full((lanes, strata - have, bets), math.log(held / bets))
             self.value = np.concatenate([self.value, fresh], axis=1)
 

@@ -32,7 +32,7 @@ class Size:
     ratios: Sequence[float] = RATIOS
 
 
-FULL = Size(lanes=4000, latency_lanes=500, delay_lanes=300)
+FULL = Size(lanes=3000, latency_lanes=200, delay_lanes=200)
 QUICK = Size(lanes=20, latency_lanes=4, delay_lanes=4, false_s=60.0, rates=(0.5, 5.0), ratios=(0.01,))
 
 
