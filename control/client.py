@@ -37,6 +37,7 @@ from control.wire import (
 from models.domain import Edge, Instance, Topology
 from models.errors import Broken, Conflict, FibrinError, InvalidInput, NotFound, Refused, Unavailable
 from models.overlay import Change, Overlay
+from models.rollout import Rollout
 
 __all__ = [
     "Applied",
@@ -154,6 +155,11 @@ class ControlClient:
     async def resource(self, kind: str, name: str) -> Resource:
         """Return one declared resource, or raise NotFound."""
         return wire.RESOURCE.validate_python(await self._call("GET", f"/v1/resources/{_q(kind)}/{_q(name)}"))
+
+    async def canaries(self) -> tuple[Rollout, ...]:
+        """Return the declared canaries, by name."""
+        found = await self._call("GET", "/v1/canaries")
+        return tuple(wire.ROLLOUT.validate_python(item) for item in found["canaries"])
 
     async def delete_resource(self, kind: str, name: str) -> None:
         """Delete one declared resource; NotFound when there is none, InvalidInput when another one needs it."""

@@ -6,19 +6,23 @@ import asyncio
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
+from typing import assert_never
 
 from control import metrics
 from control.changes import ChangeLog
 from control.clock import Clock
 from control.resources import validation
+from control.resources.canary import Canary, rollout
 from control.resources.compile import compile_policies
 from control.resources.loading import KINDS, Declared, Key, load, refuse, restore
+from control.resources.schema import DestinationRule, VirtualService
 from control.store import Drop, Put, Store, Write
 from control.wire import RESOURCE, Action, Applied, ApplyResult, Resource
 from models.domain import ChangeKind
 from models.errors import InvalidInput, NotFound
 from models.manifest import Json, suggest
 from models.policy import ServicePolicy
+from models.rollout import Rollout
 
 
 class DeclaredSet:
@@ -56,6 +60,16 @@ class DeclaredSet:
             known = [key[1] for key in self._stored if key[0] == kind]
             raise NotFound(f"there is no {kind} `{name}`", hint=suggest(name, known))
         return found
+
+    def rollouts(self) -> tuple[Rollout, ...]:
+        """Return the declared canaries, by name."""
+        found = []
+        for key, item in sorted(self._declared.items()):
+            if isinstance(item.model, Canary):
+                stored, spec = self._stored[key], item.model.spec
+                service = _service(item)
+                found.append(rollout(key[1], service, spec, generation=stored.generation, created_at=stored.created_at))
+        return tuple(found)
 
     def restore(self, rows: Mapping[str, Mapping[str, Json]]) -> None:
         """Take back what the store kept.
@@ -167,9 +181,15 @@ class DeclaredSet:
 
 
 def _service(item: Declared) -> str:
-    spec = item.model.spec
-    host = spec.host if hasattr(spec, "host") else spec.http[0].route[0].destination.host
-    return item.host(host)
+    match item.model:
+        case DestinationRule() as rule:
+            return item.host(rule.spec.host)
+        case VirtualService() as route:
+            return item.host(route.spec.http[0].route[0].destination.host)
+        case Canary() as canary:
+            return item.host(canary.spec.service)
+        case _:
+            assert_never(item.model)
 
 
 def _weights(policy: ServicePolicy | None) -> tuple[Mapping[str, int], ...]:

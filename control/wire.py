@@ -16,6 +16,7 @@ from models.domain import ChangeEvent, Edge, Instance, Topology
 from models.errors import Problem
 from models.overlay import Change, Overlay
 from models.policy import ServicePolicy
+from models.rollout import Rollout
 
 Json = dict[str, Any]
 """A JSON object on its way in or out."""
@@ -197,6 +198,7 @@ BODY_LIMIT: Final = 1024 * 1024
 STRICT = ConfigDict(extra="forbid", strict=True)
 
 APPLY_RESULT: TypeAdapter[ApplyResult] = TypeAdapter(ApplyResult)
+ROLLOUT = TypeAdapter(Rollout)
 RESOURCE: TypeAdapter[Resource] = TypeAdapter(Resource)
 FENCE: TypeAdapter[Fence] = TypeAdapter(Fence)
 OVERLAY: TypeAdapter[Overlay] = TypeAdapter(Overlay)

@@ -52,6 +52,19 @@ async def one(call: Call[Any]) -> web.StreamResponse:
     return reply(wire.RESOURCE.dump_python(found, mode="json"))
 
 
+@endpoint(
+    "GET",
+    "/v1/canaries",
+    "List declared canaries as the agent drives them.",
+    answer=wire.ROLLOUT,
+    key="canaries",
+    many=True,
+)
+async def canaries(call: Call[Any]) -> web.StreamResponse:
+    """List canaries."""
+    return reply({"canaries": [wire.ROLLOUT.dump_python(item, mode="json") for item in call.plane.declared.rollouts()]})
+
+
 @endpoint("DELETE", "/v1/resources/{kind}/{name}", "Delete one declared resource.", roles=OPERATOR)
 async def delete(call: Call[Any]) -> web.StreamResponse:
     """Delete one resource."""
@@ -63,4 +76,4 @@ def _list(found: tuple[wire.Resource, ...]) -> web.Response:
     return reply({"resources": [wire.RESOURCE.dump_python(item, mode="json") for item in found]})
 
 
-ENDPOINTS = (apply, every, of_kind, one, delete)
+ENDPOINTS = (apply, every, of_kind, one, canaries, delete)

@@ -9,17 +9,19 @@ from typing import Final, TypeAlias
 
 from pydantic import ValidationError
 
-from control.resources import istio
+from control.resources import canary, istio
+from control.resources.canary import Canary
 from control.resources.schema import API_VERSIONS, DestinationRule, FallbackSpec, VirtualService
 from control.resources.values import interval, share
 from models.errors import InvalidInput, Problem
 from models.manifest import Document, Json, Path, parse, problems_of, suggest
 
-Model: TypeAlias = VirtualService | DestinationRule
+Model: TypeAlias = VirtualService | DestinationRule | Canary
 
-KINDS: Final[Mapping[str, type[VirtualService | DestinationRule]]] = {
+KINDS: Final[Mapping[str, type[VirtualService | DestinationRule | Canary]]] = {
     "VirtualService": VirtualService,
     "DestinationRule": DestinationRule,
+    "Canary": Canary,
 }
 FALLBACK: Final = "fibrin.dev/fallback"
 RETRY_BUDGET: Final = "fibrin.dev/retry-budget"
@@ -39,7 +41,7 @@ class Declared:
 
     @property
     def kind(self) -> str:
-        """`VirtualService` or `DestinationRule`."""
+        """One of `KINDS`."""
         return self.model.kind
 
     @property
@@ -129,8 +131,9 @@ def read(document: Document) -> Declared:
         hint = f"read here: {', '.join(KINDS)}" if known else suggest(document.kind, tuple(KINDS))
         raise InvalidInput(message, problems=(document.problem(("kind",), message, hint=hint),))
     problems: list[Problem] = []
-    if document.api_version not in API_VERSIONS:
-        hint = f"write {API_VERSIONS[0]}"
+    versions = canary.API_VERSIONS if model is Canary else API_VERSIONS
+    if document.api_version not in versions:
+        hint = f"write {versions[0]}"
         message = f"`{document.api_version}` is not an apiVersion of {document.kind}"
         problems.append(document.problem(("apiVersion",), message, hint=hint))
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
+from control.resources.canary import Canary
 from control.resources.loading import Declared, Key
 from control.resources.schema import DestinationRule, VirtualService, WeightedDestination
 from models.errors import Problem
@@ -30,6 +31,9 @@ def check(declared: Mapping[Key, Declared]) -> tuple[Problem, ...]:
             case VirtualService() as route:
                 for index, text in enumerate(route.spec.hosts):
                     problems.extend(_claim(owners, f"host {item.host(text)}", item, ("spec", "hosts", index)))
+            case Canary() as canary:
+                service = item.host(canary.spec.service)
+                problems.extend(_claim(owners, f"canary of {service}", item, ("spec", "service")))
     for _, item in services:
         if isinstance(item.model, VirtualService):
             problems.extend(_routes(item, item.model, rules))
@@ -48,6 +52,8 @@ def warnings(declared: Mapping[Key, Declared], services: Collection[str]) -> tup
                 path, first = next(destinations(route))
                 found.extend(_unknown(item, first.destination.host, (*path, "destination", "host"), services))
                 found.extend(_reach(item, route))
+            case Canary() as canary:
+                found.extend(_unknown(item, canary.spec.service, ("spec", "service"), services))
     return tuple(found)
 
 
@@ -62,7 +68,7 @@ def _claim(owners: dict[str, Declared], what: str, item: Declared, path: Path) -
     first = owners.setdefault(what, item)
     if first is not item:
         message = f"{first.kind}/{first.name} already has the {what}"
-        yield item.problem(path, message, hint="a host belongs to one resource; merge the two")
+        yield item.problem(path, message, hint="only one resource may have it; merge the two")
 
 
 def _routes(item: Declared, route: VirtualService, rules: Mapping[str, DestinationRule]) -> Iterator[Problem]:
