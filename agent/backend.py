@@ -13,6 +13,7 @@ import structlog
 from agent import metrics
 from agent.api import Status
 from agent.audit import AuditLog, read
+from agent.canaries.controller import CanaryController
 from agent.chronicle import Chronicle
 from agent.codec import Event
 from agent.following import Follower
@@ -54,6 +55,7 @@ class Agent:
         follower: Follower,
         loop: HealingLoop,
         switch: KillSwitch,
+        canaries: CanaryController,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -68,12 +70,14 @@ class Agent:
         self._follower = follower
         self.loop = loop
         self._switch = switch
+        self._canaries = canaries
         self._started_at = time.time()
 
     def tasks(self) -> tuple[tuple[str, Any], ...]:
         """Return the named endless works of the agent."""
         works: list[tuple[str, Any]] = [
             ("loop", self.loop.run),
+            ("canaries", self._canaries.run),
             ("topology", self._follower.topology),
             ("changes", self._follower.changes),
             ("overlays", self._follower.overlays),

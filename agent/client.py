@@ -12,6 +12,7 @@ from urllib.parse import quote
 import aiohttp
 from pydantic import ValidationError
 
+from agent.canaries.record import CANARY, CanaryView, Command
 from agent.codec import EVENT, INCIDENT, Event
 from agent.incidents import Incident
 from agent.people import Verb
@@ -136,6 +137,22 @@ class AgentClient:
     async def resume_acting(self, reason: str = "") -> None:
         """Take the kill switch back."""
         await self._ask("/v1/resume-acting", order={"reason": reason})
+
+    async def canaries(self) -> tuple[CanaryView, ...]:
+        """Return the canaries, by name."""
+        return tuple(CANARY.validate_python(item) for item in (await self._ask("/v1/canaries"))["canaries"])
+
+    async def canary(self, name: str) -> CanaryView:
+        """Return one canary, or raise NotFound."""
+        return CANARY.validate_python(await self._ask(f"/v1/canaries/{quote(name, safe='')}"))
+
+    async def tell_canary(self, name: str, command: Command) -> CanaryView:
+        """Tell a canary what to do; it is done when this returns. Needs the operator's token.
+
+        Raises:
+            NotFound: there is no such canary. InvalidInput: it is over already. Refused: the token is not the operator's.
+        """
+        return CANARY.validate_python(await self._ask(f"/v1/canaries/{quote(name, safe='')}/{command}", order={}))
 
     async def _ask(self, path: str, *, timeout_s: float | None = None, order: Mapping[str, str] | None = None) -> Any:
         """Ask, or give an order (its body is `order`)."""

@@ -23,6 +23,9 @@ from agent.actuators.recorded import RecordedActuator
 from agent.api import AgentApi
 from agent.audit import AuditLog, Keeping
 from agent.backend import Agent
+from agent.canaries.api import CanaryRoutes
+from agent.canaries.controller import CanaryController, CanaryTools
+from agent.canaries.tap import Tap
 from agent.chronicle import Chronicle
 from agent.decision import Decisions
 from agent.escalation import WebhookPager
@@ -47,6 +50,7 @@ from control.client import ControlClient
 from models.detect import DetectorBank, FalseAlarmBudget
 from models.errors import Broken, FibrinError, InvalidInput
 from playbooks.guards import Limits
+from playbooks.schema import Mode
 
 log = structlog.get_logger(__name__)
 
@@ -114,8 +118,10 @@ async def _assemble(settings: AgentSettings, stack: AsyncExitStack) -> Agent:
     tools = Tools(
         settings, time.time, store, timeline, chronicle, decisions, actuator, planner, leadership, pager, switch
     )
-    senses = Senses(observer, bank, MeshLocaliser(bank, mesh), mesh)
+    tap = Tap(observer)
+    senses = Senses(tap, bank, MeshLocaliser(bank, mesh), mesh)
     loop = HealingLoop(senses, tools)
+    canaries = CanaryController(_canary_tools(tools, client, tap, mesh, loop))
     loop.remembers_normal = await _restore(store, bank, planner)
     await loop.start()
     agent = Agent(
@@ -132,17 +138,43 @@ async def _assemble(settings: AgentSettings, stack: AsyncExitStack) -> Agent:
         follower=follower,
         loop=loop,
         switch=switch,
+        canaries=canaries,
     )
     stack.push_async_callback(_last_words, agent)
     await receiver.start()
     stack.push_async_callback(receiver.stop)
-    api = AgentApi(agent, directory / "operator.token")
-    url = await api.start(settings.host, settings.port)
-    stack.push_async_callback(api.stop)
-    await asyncio.to_thread(announce, directory, url)
-    stack.callback(withdraw, directory)
+    api = AgentApi(agent, directory / "operator.token", CanaryRoutes(canaries, directory / "operator.token").routes())
+    url = await _serve(api, settings, stack)
     log.info("agent.ready", url=url, telemetry=str(settings.socket), playbooks=len(playbooks), mode=str(settings.mode))
     return agent
+
+
+async def _serve(api: AgentApi, settings: AgentSettings, stack: AsyncExitStack) -> str:
+    """Start the API and tell the machine where; return its URL."""
+    url = await api.start(settings.host, settings.port)
+    stack.push_async_callback(api.stop)
+    await asyncio.to_thread(announce, settings.state_dir, url)
+    stack.callback(withdraw, settings.state_dir)
+    return url
+
+
+def _canary_tools(tools: Tools, client: ControlClient, tap: Tap, mesh: MeshView, loop: HealingLoop) -> CanaryTools:
+    """Give the canary controller the loop's own tools: one fence, one actuator, one audit log."""
+    return CanaryTools(
+        source=client.canaries,
+        tap=tap,
+        mesh=mesh,
+        incidents=lambda: loop.incidents,
+        actuator=tools.actuator,
+        fence=tools.fence,
+        chronicle=tools.chronicle,
+        store=tools.store,
+        timeline=tools.timeline,
+        clock=tools.clock,
+        lease_s=tools.settings.lease_s,
+        stopped=lambda: tools.switch.stopped,
+        observe_only=tools.settings.observe_only or tools.settings.mode is Mode.SHADOW,
+    )
 
 
 async def _guarded(name: str, work: Any) -> None:

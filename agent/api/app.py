@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import errno
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -99,11 +99,14 @@ class Backend(Orders, Protocol):
 
 
 class AgentApi:
-    """The HTTP server. `start` returns the URL it answers on; `token` is the file with the operator's token."""
+    """The HTTP server. `start` returns the URL it answers on; `token` is the file with the operator's token, `more` are the
+    routes of other parts of the agent.
+    """
 
-    def __init__(self, backend: Backend, token: Path) -> None:
+    def __init__(self, backend: Backend, token: Path, more: Iterable[web.RouteDef] = ()) -> None:
         self._backend = backend
         self._desk = Desk(backend, token)
+        self._more = tuple(more)
         self._runner: web.AppRunner | None = None
 
     def app(self) -> web.Application:
@@ -123,6 +126,7 @@ class AgentApi:
                 web.get("/v1/audit", self._audit),
                 web.get("/v1/playbooks", self._playbooks),
                 *self._desk.routes(),
+                *self._more,
             ]
         )
         return app

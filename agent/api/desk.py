@@ -59,38 +59,39 @@ class Desk:
         ]
 
     async def _order(self, request: web.Request) -> web.Response:
-        who = await self._person(request)
+        who = await operator(request, self._token)
         verb = Verb(request.match_info["verb"])
         incident = await self._orders.order(verb, request.match_info["id"], who, (await _body(request)).reason)
         return _json({"incident": summary(incident)})
 
     async def _stop(self, request: web.Request) -> web.Response:
-        who = await self._person(request)
+        who = await operator(request, self._token)
         await self._orders.stop_acting(stop=True, who=who, why=(await _body(request)).reason)
         return _json({"stopped": True})
 
     async def _resume(self, request: web.Request) -> web.Response:
-        who = await self._person(request)
+        who = await operator(request, self._token)
         await self._orders.stop_acting(stop=False, who=who, why=(await _body(request)).reason)
         return _json({"stopped": False})
 
-    async def _person(self, request: web.Request) -> str:
-        """Return who gives the order.
 
-        Raises:
-            Refused: without the operator's token nobody gives orders.
-        """
-        scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-        try:
-            wanted = (await asyncio.to_thread(self._token.read_text, encoding="utf-8")).strip()
-        except OSError as error:
-            raise Refused(f"orders need {self._token}, which is missing", hint="the control plane makes it") from error
-        right = wanted and scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), wanted.encode())
-        if not right:
-            hint = "send Authorization: Bearer <the content of operator.token>"
-            raise Refused("an order to the agent needs the operator's token", hint=hint)
-        actor = request.headers.get("x-fibrin-actor", "")[:ACTOR_LENGTH].strip()
-        return actor if actor and actor.isprintable() else "operator"
+async def operator(request: web.Request, token: Path) -> str:
+    """Return who gives an order; `token` is the file with the operator's token.
+
+    Raises:
+        Refused: without the operator's token nobody gives orders.
+    """
+    scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    try:
+        wanted = (await asyncio.to_thread(token.read_text, encoding="utf-8")).strip()
+    except OSError as error:
+        raise Refused(f"orders need {token}, which is missing", hint="the control plane makes it") from error
+    right = wanted and scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), wanted.encode())
+    if not right:
+        hint = "send Authorization: Bearer <the content of operator.token>"
+        raise Refused("an order to the agent needs the operator's token", hint=hint)
+    actor = request.headers.get("x-fibrin-actor", "")[:ACTOR_LENGTH].strip()
+    return actor if actor and actor.isprintable() else "operator"
 
 
 async def _body(request: web.Request) -> Reason:

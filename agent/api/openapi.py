@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from pydantic import TypeAdapter
 
 from agent.api.desk import Reason
+from agent.canaries.record import CanaryView, Command
 from agent.codec import Event
 from agent.incidents import Incident
 from agent.people import Verb
@@ -28,11 +30,14 @@ ROUTES: Final[tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...]] = (
     ),
     ("/v1/audit", "The last audit records", "", (("limit", "how many"),)),
     ("/v1/playbooks", "Playbooks in use", "", ()),
+    ("/v1/canaries", "Canaries, by name", "", ()),
+    ("/v1/canaries/{name}", "One canary", "CanaryView", ()),
 )
 
 ORDERS: Final[tuple[tuple[str, str], ...]] = (
     *((f"/v1/incidents/{{id}}/{verb}", f"A person's order: {verb}") for verb in Verb),
     ("/v1/stop-acting", "Throw the kill switch: nothing in the mesh is changed from now on"),
+    *((f"/v1/canaries/{{name}}/{command}", f"A person's order to a canary: {command}") for command in Command),
     ("/v1/resume-acting", "Take the kill switch back"),
 )
 
@@ -40,7 +45,7 @@ ORDERS: Final[tuple[tuple[str, str], ...]] = (
 def document() -> dict[str, Any]:
     """Return the OpenAPI 3.1 document."""
     schemas: dict[str, Any] = {}
-    for shape in (Incident, Event, SignalsView):
+    for shape in (Incident, Event, SignalsView, CanaryView):
         schema = TypeAdapter(shape).json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
         schemas |= schema.pop("$defs", {})
         schemas[shape.__name__] = schema
@@ -49,7 +54,7 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "Fibrin agent",
             "version": "v1",
-            "description": "Incidents, signals, audit, and people's orders.",
+            "description": "Incidents, signals, audit, canaries, and people's orders.",
         },
         "paths": {
             **{path: {"get": _get(path, text, shape, query)} for path, text, shape, query in ROUTES},
@@ -63,17 +68,14 @@ def _get(path: str, text: str, shape: str, query: tuple[tuple[str, str], ...]) -
     parameters: list[dict[str, Any]] = [
         {"name": name, "in": "query", "description": what, "schema": {"type": "number"}} for name, what in query
     ]
-    if "{id}" in path:
-        parameters.append({"name": "id", "in": "path", "required": True, "schema": {"type": "string"}})
+    parameters += _path(path)
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{shape}"} if shape else {}}}
     return {"summary": text, "parameters": parameters, "responses": {"200": {"description": text, "content": content}}}
 
 
 def _post(path: str, text: str) -> dict[str, Any]:
     schema = Reason.model_json_schema()
-    parameters = (
-        [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}] if "{id}" in path else []
-    )
+    parameters = _path(path)
     return {
         "summary": text,
         "security": [{"operator": []}],
@@ -81,3 +83,8 @@ def _post(path: str, text: str) -> dict[str, Any]:
         "requestBody": {"content": {"application/json": {"schema": schema}}},
         "responses": {"200": {"description": text}, "403": {"description": "Not the operator's token"}},
     }
+
+
+def _path(path: str) -> list[dict[str, Any]]:
+    names = re.findall(r"{(\w+)}", path)
+    return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]

@@ -17,6 +17,7 @@ from prometheus_client import disable_created_metrics
 
 from fibrin import settings
 from fibrin.cli.audit import COMMANDS as AUDIT
+from fibrin.cli.canary import COMMANDS as CANARY
 from fibrin.cli.check import COMMANDS as CHECK
 from fibrin.cli.context import Target
 from fibrin.cli.demo import COMMANDS as DEMO
@@ -72,7 +73,7 @@ def configure_logs(level: str) -> None:
     )
 
 
-for command in (*PROCESSES, *RESOURCES, *OVERLAY, *INCIDENTS, *PEOPLE, *AUDIT, *CHECK, *DEMO):
+for command in (*PROCESSES, *RESOURCES, *OVERLAY, *INCIDENTS, *PEOPLE, *CANARY, *AUDIT, *CHECK, *DEMO):
     cli.add_command(command)
 
 

@@ -164,9 +164,16 @@ KINDS: Final = (
         _RESOURCE_COLUMNS,
         lambda r: str(r.name),
     ),
+    Kind(
+        "canary",
+        ("canaries",),
+        _declared("Canary"),
+        _RESOURCE_COLUMNS,
+        lambda r: str(r.name),
+    ),
 )
 
-_DECLARED: Final = {"virtualservice": "VirtualService", "destinationrule": "DestinationRule"}
+_DECLARED: Final = {"virtualservice": "VirtualService", "destinationrule": "DestinationRule", "canary": "Canary"}
 
 
 def run(work: Awaitable[T]) -> T:
@@ -196,7 +203,9 @@ def find_kind(word: str) -> Kind:
 @click.option("-w", "--watch", is_flag=True, help="After listing, print rows as they change.")
 @pass_target
 def get(target: Target, kind: str, name: str | None, output: str, selector: tuple[str, ...], *, watch: bool) -> None:
-    """List one kind: service, instance, proxy, overlay, change, virtualservice, destinationrule."""
+    """List one kind: service, instance, proxy, overlay, change, virtualservice, destinationrule,
+    canary.
+    """
     what = find_kind(kind.partition("/")[0])
     wanted = name or kind.partition("/")[2] or None
     labels = _labels(selector, what)

@@ -79,9 +79,10 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     assert mesh.processes() == []
 
 
-def test_every_command_of_the_cli_page_runs(tmp_path: Path) -> None:
-    """The console block of docs/cli.md works as written, on a fresh state directory."""
-    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["cli", "canary"])
+def test_every_command_of_a_page_runs(tmp_path: Path, name: str) -> None:
+    """The console block of the page works as written, on a fresh state directory."""
+    page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
     commands = re.findall(r"^\$ fibrin (.+)$", page, re.MULTILINE)
     assert len(commands) >= 5
     fresh = Mesh(tmp_path / "s")
