@@ -46,6 +46,9 @@ class TrafficTable:
     fresh: Small
     block_s: Small  # seconds in the block under way
     block: Small  # requests in it
+    held: Small  # whole blocks that wait until they are above suspicion
+    held_sum: Small
+    held_squares: Small
     blocks: Small  # whole blocks behind the dispersion
     block_sum: Small  # Σ requests of whole blocks
     block_squares: Small
@@ -118,12 +121,15 @@ class TrafficDetector:
         t = self.table
         t.block[rows] += requests
         t.block_s[rows] += self._tick_s
-        whole = rows[(t.block_s[rows] >= BLOCK_S) & ~t.alarmed[rows]]
-        keep = np.float32(0.5 ** (1 / BLOCKS_HALF_LIFE))
-        for total, value in ((t.blocks, 1.0), (t.block_sum, t.block[whole]), (t.block_squares, t.block[whole] ** 2)):
-            total[whole] = total[whole] * keep + value
         done = rows[t.block_s[rows] >= BLOCK_S]
+        for held, value in ((t.held, 1.0), (t.held_sum, t.block[done]), (t.held_squares, t.block[done] ** 2)):
+            held[done] += value
         t.block[done] = t.block_s[done] = 0
+        sure = done[~t.alarmed[done] & ((t.wealth[done] <= 0) | (t.blocks[done] < MIN_BLOCKS))]
+        keep = np.float32(0.5 ** (1 / BLOCKS_HALF_LIFE))
+        for total, held in ((t.blocks, t.held), (t.block_sum, t.held_sum), (t.block_squares, t.held_squares)):
+            total[sure] = total[sure] * keep + held[sure]
+            held[sure] = 0
 
     def evidence(self, rows: IntArray) -> FloatArray:
         """Return the natural-log e-value of each row."""
@@ -154,6 +160,6 @@ class TrafficDetector:
     def reset(self, rows: IntArray) -> None:
         """Forget alarm state; keep the learnt rates."""
         t = self.table
-        for column in (t.wealth, t.run, t.fresh, t.fresh_s):
+        for column in (t.wealth, t.run, t.fresh, t.fresh_s, t.held, t.held_sum, t.held_squares):
             column[rows] = 0
         t.alarmed[rows] = False
