@@ -54,8 +54,9 @@ FLOOR: Final = 1e-4
 
 CREDIBLE: Final = 0.8
 HALF_LIFE_S: Final = 1800.0
-HOLD_S: Final = 600.0
-"""A suspicion that neither alarms nor fades for this long is the new normal: learn from it."""
+HOLD_S: Final = (10.0, 600.0)
+"""A suspicion that neither alarms nor fades for half as long as the series is known (at least and at most this long) is
+normal: learn from it. A young series that is unlike the others is no fault."""
 
 TICK_SHARE: Final = 0.7
 MIN_ERRORS: Final = 3.0
@@ -89,6 +90,7 @@ class ErrorTable:
     ripe_errors: Small
     ripe_pairs: Small
     held_s: Small
+    age_s: Small
     seen: Small  # requests ever
     wealth: Small  # (rows, faults) CUSUM
     start: FloatArray  # (rows, faults) Unix s at which it last left zero
@@ -176,7 +178,9 @@ class ErrorDetector:
         suspicious = t.wealth[rows].max(axis=1, initial=0) > SUSPICION_NATS
         held = np.where(suspicious, t.held_s[rows] + elapsed_s, 0.0)
         t.held_s[rows] = held
-        free = rows[~t.alarmed[rows] & (~suspicious | (held >= HOLD_S))]
+        t.age_s[rows] += elapsed_s
+        settled = held >= np.clip(t.age_s[rows] / 2, *HOLD_S)
+        free = rows[~t.alarmed[rows] & (~suspicious | settled)]
         for total, ripe, fresh in (
             (t.requests, t.ripe_requests, t.fresh_requests),
             (t.errors, t.ripe_errors, t.fresh_errors),
@@ -186,7 +190,7 @@ class ErrorDetector:
             total[free] += ripe[free]
             ripe[free] = fresh[free]
             fresh[free] = 0
-        t.wealth[free[t.held_s[free] >= HOLD_S]] = 0
+        t.wealth[rows[settled & ~t.alarmed[rows]]] = 0
         pooled = (t.errors[rows].sum() + PRIOR_ERRORS) / (t.requests[rows].sum() + PRIOR_REQUESTS)
         self.prior_requests = float(np.clip(PRIOR_ERRORS / pooled, PRIOR_REQUESTS, PRIOR_MOST))
         clusters = np.maximum(t.pairs[rows], 0).sum() / (t.errors[rows].sum() + PRIOR_CLUSTERS)

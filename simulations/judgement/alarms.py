@@ -10,15 +10,17 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import dataclass
+from itertools import count
 from typing import Final
 
 import numpy as np
+from scipy import special
 
 from models.detect import Engine, FalseAlarmBudget
-from simulations.bench.figures import Table
+from simulations.bench.figures import Table, Target
 from simulations.judgement.quiet import KINDS, Quiet
 
-TESTS: Final = 1e8
+TESTS: Final = 1.05e8
 ROWS: Final = 4000
 LOOSE: Final = 1e-5
 """Alarms allowed per test at the loose budget."""
@@ -42,6 +44,11 @@ class Held:
     tests: float
     allowed: float
     events: int
+
+    @property
+    def most(self) -> int:
+        """Alarms that a rate just as allowed exceeds with a probability of one in a thousand."""
+        return next(k for k in count() if special.pdtr(k, self.allowed) >= 0.999)  # noqa: PLR2004
 
 
 def run(kind: str, tests: float, per_test: float, *, with_latency: bool, rows: int = ROWS, seed: int = 1) -> Held:
@@ -84,7 +91,10 @@ def measure(tests: float = TESTS, rows: int = ROWS) -> tuple[Table, tuple[Held, 
     )
     total = sum(held.tests for held in found)
     note = f"{total:.3g} tests; above: one alarm allowed in 10⁵ tests, below: one in 2.6·10⁹"
-    return Table("false alarms", ("traffic", "signals", "tests", "allowed", "alarms"), lines, note), tuple(found)
+    worst = max(held.events - held.most for held in found)
+    targets = (Target("alarms beyond what is allowed, give or take chance", worst, 0),)
+    columns = ("traffic", "signals", "tests", "allowed", "alarms")
+    return Table("false alarms", columns, lines, note, targets), tuple(found)
 
 
 def main() -> None:
@@ -93,10 +103,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a hundredth of the tests, in seconds")
     options = parser.parse_args()
     began = time.monotonic()
-    table, found = measure(TESTS / 100 if options.quick else TESTS, 500 if options.quick else ROWS)
+    table, _ = measure(TESTS / 100 if options.quick else TESTS, 500 if options.quick else ROWS)
     print(table.text())
     print(f"{time.monotonic() - began:.0f} s")
-    if any(held.events > max(held.allowed, 0.5) for held in found):
+    if table.missed:
         raise SystemExit(1)
 
 

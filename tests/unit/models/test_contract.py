@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import models.detect
-from models.detect import DetectorBank
+from models.detect import DetectorBank, FalseAlarmBudget
 from models.incident import Anomaly, Signal
 from models.signals import BUCKETS, Outcomes, Saturation, Series, Side
 
@@ -184,6 +184,19 @@ def test_daily_waves_are_no_anomaly() -> None:
         return Telemetry(dict(_service(rng, s, 6.0 * wave[s]) for s in range(SERVICES)))
 
     assert not any(_steady(changes, 1500))
+
+
+def test_what_is_usual_at_this_hour_is_no_anomaly() -> None:
+    """A batch job that ends at the same time every day is told on the first day and on no later one."""
+    names = [Series(Side.SERVER, "web", f"s{s}", "v1", f"s{s}-1", f"s{s}-1") for s in range(SERVICES)]
+    bank, told = DetectorBank(FalseAlarmBudget(ticks_per_s=1)), []
+    for day in range(3):
+        rng = np.random.default_rng(day)
+        for k in range(900):
+            job = 0.2 if k >= 150 else 20.0
+            found = {name: Outcomes(int(rng.poisson(job if s == 0 else 20.0))) for s, name in enumerate(names)}
+            told += [(day, a.series.callee) for a in bank.update(START + 86_400 * day + k, found)]
+    assert told == [(0, "s0")]
 
 
 def test_a_rollout_is_no_anomaly() -> None:
