@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from models.detect.general import GeneralDetector
 from models.localise.general import Samples, blame
+
+
+def make() -> GeneralDetector:
+    """Return a detector for one series, whose `update(timestamp, value)` scores in [0, 1]; see `models.detect.general`."""
+    return GeneralDetector()
 
 
 def rank(

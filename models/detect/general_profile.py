@@ -1,0 +1,50 @@
+"""What a series usually is at this time of day: one slowly forgotten mean per quarter of an hour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+DAY_S: Final = 86_400.0
+BINS: Final = 96
+BIN_S: Final = DAY_S / BINS
+
+RATE: Final = 0.2
+"""Weight of the newest day in a bin's mean: about a week is remembered, so weekdays and drift are followed."""
+
+
+@dataclass(slots=True)
+class DayProfile:
+    """The mean of each quarter of an hour over past days.
+
+    `visits` counts the days behind a mean. The quarter being filled enters its mean only when the clock leaves it, so a
+    sample is never compared with itself.
+    """
+
+    means: list[float] = field(default_factory=lambda: [0.0] * BINS)
+    visits: list[int] = field(default_factory=lambda: [0] * BINS)
+    current: int = -1
+    total: float = 0.0
+    samples: int = 0
+
+    @property
+    def known(self) -> bool:
+        """Tell whether the latest sample could be compared with an earlier day."""
+        return self.visits[self.current] > 0
+
+    def residual(self, timestamp: float, x: float) -> float:
+        """Return `x` minus what is usual at `timestamp` (seconds, UTC); 0 where no earlier day is known. Learns `x`."""
+        b = int((timestamp % DAY_S) / BIN_S) % BINS
+        if b != self.current:
+            self._close()
+            self.current = b
+        self.total += x
+        self.samples += 1
+        return x - self.means[b] if self.visits[b] else 0.0
+
+    def _close(self) -> None:
+        if self.samples:
+            b, mean = self.current, self.total / self.samples
+            self.visits[b] += 1
+            self.means[b] += max(RATE, 1.0 / self.visits[b]) * (mean - self.means[b])
+        self.total, self.samples = 0.0, 0

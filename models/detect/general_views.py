@@ -1,0 +1,104 @@
+"""The questions asked of a series at every sample: one number per kind of evidence and time scale, larger = less usual.
+
+    high, low    value above / below its slow level            day high, day low    the same against the time of day
+    step         change since the last sample                  day means            window means of that residual
+    means        window means above / below the slow level     day activity         window means of its size
+    activity     window means of |step|
+    contrast     window mean against the window before
+
+All are differences of samples, so they ignore a shift of the series and scale with its unit; what is unusual is decided
+against each one's own past (`general_records`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Final
+
+from models.detect.general_profile import DayProfile
+from models.detect.general_windows import COARSE, SCALES, Windows
+
+FAMILIES: Final = (
+    1,
+    1,
+    1,
+    len(SCALES),
+    len(SCALES),
+    len(SCALES),
+    len(SCALES),
+    1,
+    1,
+    len(COARSE),
+    len(COARSE),
+    len(COARSE),
+)
+"""Number of scales of each kind of evidence, in the order of `Views.measure`."""
+
+FAMILY_ENDS: Final = tuple(accumulate(FAMILIES))
+STATISTICS: Final = FAMILY_ENDS[-1]
+FAMILY_OF: Final = tuple(k for k, size in enumerate(FAMILIES) for _ in range(size))
+
+DAILY_FROM: Final = FAMILY_ENDS[6]
+"""Statistics from this index on compare with the daily profile."""
+
+LEVEL_RATE: Final = 0.002
+"""Rate of the slow level per sample (memory 500 samples): slower than an episode, faster than a season of the year."""
+
+NOISE_FLOOR: Final = 1e-12
+"""Differences below this share of the series' magnitude are rounding, not evidence."""
+
+MAGNITUDE_KEEP: Final = 0.999
+
+INVERSE: Final = tuple(1.0 / w for w in SCALES)
+COARSE_INVERSE: Final = tuple(1.0 / w for w in COARSE)
+
+
+@dataclass(slots=True)
+class Views:
+    """Statistics of one series; constant memory, about 10 µs per sample."""
+
+    seen: int = 0
+    level: float = 0.0
+    last: float = 0.0
+    magnitude: float = 0.0
+    values: Windows = field(default_factory=lambda: Windows(SCALES))
+    steps: Windows = field(default_factory=lambda: Windows(SCALES))
+    profile: DayProfile = field(default_factory=DayProfile)
+    residuals: Windows = field(default_factory=lambda: Windows(COARSE))
+    deviations: Windows = field(default_factory=lambda: Windows(COARSE))
+
+    def measure(self, timestamp: float, x: float) -> list[float]:
+        """Return the `STATISTICS` numbers (each ≥ 0 where it speaks, below 0 where it is silent) and learn `x`."""
+        if not self.seen:
+            self.level = self.last = x
+            self.values.fill(x)
+        self.seen += 1
+        self.magnitude = max(abs(x), self.magnitude * MAGNITUDE_KEEP)
+        level, step = self.level, abs(x - self.last)
+        self.last = x
+        sums, before = self.values.push_pair(x)
+        moves = self.steps.push(step)
+        means = [s * i - level for s, i in zip(sums, INVERSE, strict=True)]
+        rest = self.profile.residual(timestamp, x)
+        drift = [s * i for s, i in zip(self.residuals.push(rest), COARSE_INVERSE, strict=True)]
+        sizes = self.deviations.push(abs(rest))
+        self.level = level + max(LEVEL_RATE, 1.0 / self.seen) * (x - level)
+        return [
+            x - level,
+            level - x,
+            step,
+            *means,
+            *[-m for m in means],
+            *[s * i for s, i in zip(moves, INVERSE, strict=True)],
+            *[abs(s - b) * i for s, b, i in zip(sums, before, INVERSE, strict=True)],
+            rest,
+            -rest,
+            *drift,
+            *[-d for d in drift],
+            *[s * i for s, i in zip(sizes, COARSE_INVERSE, strict=True)],
+        ]
+
+    def floor(self) -> float:
+        """Return the size below which a statistic is rounding error, in the series' unit."""
+        return NOISE_FLOOR * self.magnitude
