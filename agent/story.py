@@ -6,15 +6,23 @@ from typing import assert_never
 
 from models.incident import Anomaly, Cause, Signal
 from models.overlay import (
+    AdaptConcurrency,
     Change,
+    DisableFault,
+    DrainInstance,
     EjectInstance,
     InjectFault,
     LimitConnections,
+    LimitRate,
     OpenBreaker,
+    PauseCanary,
+    RunHook,
     SetOutlierDetection,
     SetRetries,
     SetTimeout,
+    ShedLoad,
     ShiftTraffic,
+    ShiftZones,
 )
 from models.signals import Series, Side
 
@@ -54,14 +62,19 @@ def suspicion(cause: Cause) -> str:
     return f"{cause} with {cause.probability:.0%} probability{why}"
 
 
-def deed(change: Change) -> str:  # noqa: PLR0911  # one answer per member of a closed union
+def deed(change: Change) -> str:  # noqa: C901, PLR0911, PLR0912  # one answer per member of a closed union
     """Render what a change does, in the imperative."""
     match change:
         case ShiftTraffic(service=service, weights=weights):
             shares = ", ".join(f"{version} {weight}" for version, weight in sorted(weights.items()))
             return f"shift traffic of {service} to {shares}"
+        case ShiftZones(service=service, weights=weights):
+            shares = ", ".join(f"zone {zone} {weight}" for zone, weight in sorted(weights.items()))
+            return f"shift traffic of {service} to {shares}"
         case EjectInstance(instance=instance):
             return f"eject {instance}"
+        case DrainInstance(instance=instance):
+            return f"drain {instance}"
         case OpenBreaker(callee=callee, caller=caller, percent=percent, respond=respond):
             answer = "the declared fallback" if respond == "fallback" else "a quick 503"
             return f"open the breaker {caller or 'everybody'}→{callee} for {percent} %, answering with {answer}"
@@ -75,4 +88,17 @@ def deed(change: Change) -> str:  # noqa: PLR0911  # one answer per member of a 
             return f"inject a fault into {service}"
         case SetOutlierDetection(service=service):
             return f"tighten outlier detection of {service}"
+        case DisableFault(service=service):
+            return f"let the declared faults of {service} rest"
+        case LimitRate(service=service, caller=caller, requests_per_s=rate):
+            return f"admit {rate:g} requests per second from {caller or 'all callers'} to {service}"
+        case AdaptConcurrency(service=service):
+            return f"let the sidecars of {service} find the concurrency it can carry"
+        case ShedLoad(service=service, percent=percent, below=below):
+            return f"turn away {percent} % of the requests to {service} with a priority below {below}"
+        case PauseCanary(service=service):
+            return f"pause the canary of {service}"
+        case RunHook(service=service, hook=hook, parameters=parameters):
+            told = ", ".join(f"{key}={value}" for key, value in sorted(parameters.items()))
+            return f"run the hook {hook} for {service} ({told})"
     assert_never(change)

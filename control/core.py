@@ -382,5 +382,5 @@ class ControlPlane:
 
     def _tell_topology(self) -> None:
         pushed = self._pushed
-        found = topology_of(pushed.effective.policies, pushed.instances, self._edges)
+        found = topology_of(pushed.effective.policies, pushed.instances, self._edges, self.declared.policies)
         self.topology.set(TopologyView(found, pushed.generation))

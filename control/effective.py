@@ -5,6 +5,7 @@ change of the mesh. An overlay that has become harmful since it was granted is h
 
 * weights are kept for versions that have an instance to serve them; when none of those named has one, the declared
   weights stay;
+* zones are left while the others keep the floor of the healthy instances, and every version with a share one of them;
 * an ejection is granted while its service keeps the floor of its healthy instances, at least one, and at least one of
   every version that has a share of the traffic; people's ejections and older ones come first;
 * without overlays the result is exactly what was declared. Nothing depends on the order of the arguments.
@@ -19,20 +20,30 @@ from typing import assert_never
 
 from models.domain import Health, Instance
 from models.overlay import (
+    AdaptConcurrency,
+    DisableFault,
+    DrainInstance,
     EjectInstance,
+    Ejection,
     InjectFault,
     LimitConnections,
+    LimitRate,
     OpenBreaker,
     Overlay,
     Owner,
+    PauseCanary,
+    RunHook,
     SetOutlierDetection,
     SetRetries,
     SetTimeout,
+    ShedLoad,
     ShiftTraffic,
+    ShiftZones,
     in_force,
+    slot,
     target,
 )
-from models.policy import Breaker, Fault, Limits, OutlierDetection, Route, ServicePolicy
+from models.policy import Admission, Breaker, CallerRate, Fault, Limits, OutlierDetection, Route, ServicePolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +103,14 @@ def must_keep(count: int, floor: float) -> int:
 def _overlaid(  # noqa: C901, PLR0912 - one case per kind of change
     policy: ServicePolicy, overlays: list[Overlay], members: list[Instance], floor: float, held_back: dict[str, str]
 ) -> ServicePolicy:
-    ejections: list[tuple[Overlay, EjectInstance]] = []
-    for overlay in overlays:
+    ejections: list[tuple[Overlay, Ejection]] = []
+    zones: tuple[Overlay, ShiftZones] | None = None
+    for overlay in sorted(overlays, key=_rank):
         match overlay.change:
-            case EjectInstance() as ejection:
+            case EjectInstance() | DrainInstance() as ejection:
                 ejections.append((overlay, ejection))
+            case ShiftZones() as shift:
+                zones = (overlay, shift)
             case ShiftTraffic(weights=weights):
                 served = {instance.version for instance in healthy(members)}
                 kept = {name: weight for name, weight in sorted(weights.items()) if weight > 0 and name in served}
@@ -123,14 +137,71 @@ def _overlaid(  # noqa: C901, PLR0912 - one case per kind of change
                     change.consecutive_errors, change.interval_s, change.ejection_s, change.max_ejection_percent
                 )
                 policy = replace(policy, outlier=outlier)
+            case DisableFault():
+                policy = replace(policy, routes=tuple(replace(route, fault=None) for route in policy.routes))
+            case LimitRate() | AdaptConcurrency() | ShedLoad() as change:
+                policy = replace(policy, admission=_admission(policy, change))
+            case PauseCanary() | RunHook():
+                pass  # for canaries and for whoever runs the hook; no sidecar changes
             case _:
                 assert_never(overlay.change)
+    if zones is not None:
+        policy = _zoned(policy, zones, members, floor, held_back)
     return _ejected(policy, ejections, members, floor, held_back)
+
+
+def _rank(overlay: Overlay) -> tuple[int, tuple[str, ...]]:
+    """Declared faults are taken away before an injected one is laid; else the order of slots."""
+    return (not isinstance(overlay.change, DisableFault), slot(overlay.change))
+
+
+def _admission(policy: ServicePolicy, change: LimitRate | AdaptConcurrency | ShedLoad) -> Admission:
+    admission = policy.admission
+    match change:
+        case LimitRate(caller=caller, requests_per_s=rate, burst_s=burst):
+            rates = {each.caller: each for each in (*admission.rates, CallerRate(caller, rate, burst))}
+            return replace(admission, rates=tuple(rates[name] for name in sorted(rates)))
+        case AdaptConcurrency():
+            return replace(admission, adaptive=True)
+        case ShedLoad(percent=percent, below=below):
+            return replace(admission, shed_percent=percent, shed_below=below)
+        case _:
+            assert_never(change)
+
+
+def _zoned(
+    policy: ServicePolicy,
+    asked: tuple[Overlay, ShiftZones],
+    members: list[Instance],
+    floor: float,
+    held_back: dict[str, str],
+) -> ServicePolicy:
+    """Grant the zones asked for, unless too little would be left to serve."""
+    overlay, change = asked
+    alive = healthy(members)
+    kept = {zone: weight for zone, weight in sorted(change.weights.items()) if weight > 0}
+    left = [instance for instance in alive if instance.zone in kept]
+    keep = must_keep(len(alive), floor)
+    bare = sorted(_wanted(policy) - {instance.version for instance in left})
+    if len(left) < keep:
+        held_back[overlay.id] = (
+            f"{len(left)} of {len(alive)} healthy instances of {policy.service} stand in these zones, {keep} must be"
+        )
+        return policy
+    if bare:
+        held_back[overlay.id] = f"{bare[0]} has a share of the traffic and no healthy instance in these zones"
+        return policy
+    return replace(policy, zones=kept)
+
+
+def _wanted(policy: ServicePolicy) -> set[str]:
+    """Return the versions that have a share of the traffic by weights."""
+    return {name for route in policy.routes for name, weight in route.weights.items() if weight > 0}
 
 
 def _ejected(
     policy: ServicePolicy,
-    ejections: list[tuple[Overlay, EjectInstance]],
+    ejections: list[tuple[Overlay, Ejection]],
     members: list[Instance],
     floor: float,
     held_back: dict[str, str],
@@ -139,15 +210,16 @@ def _ejected(
     by_id = {instance.id: instance for instance in members}
     alive = {instance.id for instance in healthy(members)}
     keep = must_keep(len(alive), floor)
-    ejected = set(policy.ejected)
-    wanted = {name for route in policy.routes for name, weight in route.weights.items() if weight > 0}
+    ejected, drained = set(policy.ejected), set(policy.drained)
+    closed = {i.id for i in members if policy.zones and i.zone not in policy.zones}
+    wanted = _wanted(policy)
     order = sorted(ejections, key=lambda e: (e[0].owner is not Owner.PERSON, e[0].created_at, e[0].id))
     for overlay, change in order:
         instance = by_id.get(change.instance)
         if instance is None:
             held_back[overlay.id] = f"{change.instance} is not registered"
             continue
-        left = alive - ejected - {instance.id}
+        left = alive - ejected - closed - {instance.id}
         if instance.id in alive:
             if len(left) < keep:
                 held_back[overlay.id] = (
@@ -160,7 +232,9 @@ def _ejected(
                 )
                 continue
         ejected.add(instance.id)
-    return replace(policy, ejected=frozenset(ejected))
+        if isinstance(change, DrainInstance):
+            drained.add(instance.id)
+    return replace(policy, ejected=frozenset(ejected), drained=frozenset(drained))
 
 
 def _each_route(

@@ -14,16 +14,25 @@ from models.domain import Health, Instance
 from models.errors import InvalidInput, Problem, Refused
 from models.manifest import suggest
 from models.overlay import (
+    AdaptConcurrency,
     Change,
+    DisableFault,
+    DrainInstance,
     EjectInstance,
     InjectFault,
     LimitConnections,
+    LimitRate,
     OpenBreaker,
     Overlay,
+    Owner,
+    PauseCanary,
+    RunHook,
     SetOutlierDetection,
     SetRetries,
     SetTimeout,
+    ShedLoad,
     ShiftTraffic,
+    ShiftZones,
     target,
 )
 from models.policy import ServicePolicy
@@ -31,6 +40,7 @@ from models.policy import ServicePolicy
 NO_SERVICE_HINT: Final = "no service is known: declare one, or register an instance of one"
 _HOUR_S = 3600.0
 _LEAST_TIMEOUT_S = 0.001
+_LEAST_RATE = 0.01  # requests per second
 
 
 def check(
@@ -52,9 +62,9 @@ def check(
     _exists(change, declared, members)
     if problems := tuple(_ranges(change)):
         raise InvalidInput(f"{problems[0].field}: {problems[0].message}", hint=problems[0].hint, problems=problems)
-    if isinstance(change, ShiftTraffic) and sum(change.weights.values()) == 0:
+    if isinstance(change, ShiftTraffic | ShiftZones) and sum(change.weights.values()) == 0:
         raise Refused(
-            f"the weights of {change.service} add up to 0: nobody would answer", hint="give one version a weight"
+            f"the weights of {change.service} add up to 0: nobody would answer", hint="give one of them a weight"
         )
     if isinstance(change, OpenBreaker) and change.respond == "fallback":
         policy = declared.get(change.callee)
@@ -65,6 +75,7 @@ def check(
                 "annotate its VirtualService with fibrin.dev/fallback, or respond fail-fast",
             )
     others = [other for other in overlays if other.id != overlay.id]
+    _not_paused(overlay, others)
     result = effective(declared, [*others, overlay], members, floor=floor)
     if reason := result.held_back.get(overlay.id):
         raise Refused(f"{overlay.change.kind} on {target(change)}: {reason}", hint=_way_out(change))
@@ -77,7 +88,22 @@ def check(
             )
 
 
-def _exists(change: Change, declared: Mapping[str, ServicePolicy], instances: tuple[Instance, ...]) -> None:
+def _not_paused(overlay: Overlay, others: Iterable[Overlay]) -> None:
+    """Refuse a canary's step (an agent's shift that belongs to no incident) while its service is paused."""
+    change = overlay.change
+    if not isinstance(change, ShiftTraffic) or overlay.owner is Owner.PERSON or overlay.incident:
+        return
+    pause = next((o for o in others if isinstance(o.change, PauseCanary) and o.change.service == change.service), None)
+    if pause is not None:
+        raise Refused(
+            f"shift-traffic on {change.service}: its canary is paused by {pause.id} ({pause.reason})",
+            hint=f"wait, or end overlay {pause.id} first",
+        )
+
+
+def _exists(  # noqa: C901, PLR0912 - one case per kind of change
+    change: Change, declared: Mapping[str, ServicePolicy], instances: tuple[Instance, ...]
+) -> None:
     services = {*declared, *(instance.service for instance in instances)}
     service = target(change)
     field = "change.callee" if isinstance(change, OpenBreaker) else "change.service"
@@ -93,7 +119,7 @@ def _exists(change: Change, declared: Mapping[str, ServicePolicy], instances: tu
         )
     members = [instance for instance in instances if instance.service == service]
     match change:
-        case EjectInstance(instance=name):
+        case EjectInstance(instance=name) | DrainInstance(instance=name):
             known = sorted(instance.id for instance in members)
             if name not in known:
                 _invalid("change.instance", f"{service} has no instance `{name}`", suggest(name, known))
@@ -108,19 +134,40 @@ def _exists(change: Change, declared: Mapping[str, ServicePolicy], instances: tu
             for name, weight in weights.items():
                 if name not in versions and weight > 0:
                     _invalid(f"change.weights.{name}", f"{service} has no version `{name}`", suggest(name, versions))
+        case ShiftZones(weights=weights):
+            zones = sorted({instance.zone for instance in members if instance.health is not Health.LOST})
+            if not weights:
+                _invalid("change.weights", "must name at least one zone; empty never means all", "")
+            for name, weight in weights.items():
+                if name not in zones and weight > 0:
+                    _invalid(f"change.weights.{name}", f"{service} has no zone `{name}`", suggest(name, zones))
+        case LimitRate(caller=caller) if caller and caller not in services:
+            _invalid("change.caller", f"there is no service `{caller}`", suggest(caller, sorted(services)))
+        case RunHook(instance=name) if name and name not in {instance.id for instance in members}:
+            known = sorted(instance.id for instance in members)
+            _invalid("change.instance", f"{service} has no instance `{name}`", suggest(name, known))
         case _:
             pass
 
 
 def _ranges(change: Change) -> Iterator[Problem]:  # noqa: C901, PLR0912 - one case per kind of change
     match change:
-        case ShiftTraffic(weights=weights):
+        case ShiftTraffic(weights=weights) | ShiftZones(weights=weights):
             for name, weight in weights.items():
                 yield from _within(f"weights.{name}", weight, 0, 1_000_000)
-        case EjectInstance():
+        case EjectInstance() | DrainInstance() | DisableFault() | AdaptConcurrency() | PauseCanary():
             pass
-        case OpenBreaker(percent=percent):
+        case OpenBreaker(percent=percent, probe_percent=probe):
             yield from _within("percent", percent, 1, 100)
+            yield from _within("probe_percent", probe, 0, 50)
+        case LimitRate(requests_per_s=rate, burst_s=burst):
+            yield from _within("requests_per_s", rate, _LEAST_RATE, 1e6)
+            yield from _within("burst_s", burst, _LEAST_TIMEOUT_S, 60)
+        case ShedLoad(percent=percent):
+            yield from _within("percent", percent, 1, 100)
+        case RunHook(hook=hook):
+            if not hook:
+                yield Problem("names no hook", field="change.hook", hint="hooks are declared in the agent's settings")
         case SetRetries(attempts=attempts, budget=budget, per_try_timeout_s=per_try):
             yield from _within("attempts", attempts, 0, 10)
             yield from _within("budget", budget, 0, 1)
@@ -167,9 +214,11 @@ def _invalid(field: str, message: str, hint: str) -> NoReturn:
 
 def _way_out(change: Change) -> str:
     match change:
-        case EjectInstance():
+        case EjectInstance() | DrainInstance():
             return "add an instance, end another ejection, or shift the version's traffic away first"
         case ShiftTraffic():
             return "give a weight to a version that has a healthy instance"
+        case ShiftZones():
+            return "add instances in the zones that shall take over"
         case _:
             return "see `fibrin describe` of the service"

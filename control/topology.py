@@ -9,9 +9,12 @@ from models.policy import ServicePolicy
 
 
 def topology_of(
-    policies: Mapping[str, ServicePolicy], instances: tuple[Instance, ...], edges: Iterable[Edge]
+    policies: Mapping[str, ServicePolicy],
+    instances: tuple[Instance, ...],
+    edges: Iterable[Edge],
+    declared: Mapping[str, ServicePolicy] | None = None,
 ) -> Topology:
-    """Return the topology with the shares that hold after overlays."""
+    """Return the topology with the shares that hold after overlays, and the faults that are declared."""
     members: dict[str, list[Instance]] = {}
     for instance in instances:
         members.setdefault(instance.service, []).append(instance)
@@ -20,6 +23,9 @@ def topology_of(
         edges=frozenset(edges),
         weights={name: _shares(policies.get(name), members[name]) for name in sorted(members)},
         fallbacks=frozenset(name for name, policy in policies.items() if policy.fallback is not None),
+        faults=frozenset(
+            name for name, policy in (declared or {}).items() if any(route.fault for route in policy.routes)
+        ),
     )
 
 
@@ -35,7 +41,8 @@ def _shares(policy: ServicePolicy | None, members: list[Instance]) -> dict[str, 
     if not weights:
         serving = dict.fromkeys(versions, 0.0)
         for instance in members:
-            if instance.health is Health.HEALTHY and not (policy and instance.id in policy.ejected):
+            away = policy and (instance.id in policy.ejected or (policy.zones and instance.zone not in policy.zones))
+            if instance.health is Health.HEALTHY and not away:
                 serving[instance.version] += 1.0
         weights = serving
     total = sum(weights.values())

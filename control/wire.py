@@ -239,6 +239,7 @@ def topology_json(topology: Topology, generation: int) -> Json:
     plain: Json = TOPOLOGY.dump_python(topology, mode="json")
     plain["edges"] = [edge_json(edge) for edge in sorted(topology.edges)]
     plain["fallbacks"] = sorted(topology.fallbacks)
+    plain["faults"] = sorted(topology.faults)
     return {"generation": generation, **plain}
 
 

@@ -98,6 +98,7 @@ class Topology:
     edges: frozenset[Edge] = frozenset()
     weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     fallbacks: frozenset[str] = frozenset()  # services whose VirtualService declares a fallback answer
+    faults: frozenset[str] = frozenset()  # services whose VirtualService injects a fault
 
     def of(self, service: str) -> tuple[Instance, ...]:
         """Return the instances of `service` (empty when unknown)."""

@@ -7,7 +7,7 @@ Envoy configuration is the control plane's matter, how big they are is the plann
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
@@ -38,17 +38,40 @@ class EjectInstance:
 
 
 @dataclass(frozen=True, slots=True)
+class DrainInstance:
+    """Take one instance out of its service and let go of its connections once their requests have ended.
+
+    What ejection does, and more: the instance ends up with no connection at all and may be restarted.
+    """
+
+    service: str
+    instance: str
+    kind: Literal["drain-instance"] = "drain-instance"
+
+
+@dataclass(frozen=True, slots=True)
+class ShiftZones:
+    """Set the shares of a service's zones. Weights are relative, ≥ 0, with a positive sum; an unnamed zone has 0."""
+
+    service: str
+    weights: Mapping[str, int]
+    kind: Literal["shift-zones"] = "shift-zones"
+
+
+@dataclass(frozen=True, slots=True)
 class OpenBreaker:
     """Answer `percent` (1–100) of the requests to `callee` in the caller's sidecar instead of sending them.
 
     `caller` "" means every caller, said on purpose. `respond` "fallback" serves the answer declared for the callee,
-    "fail-fast" a 503 at once.
+    "fail-fast" a 503 at once. `probe_percent` of the requests may go through later to see whether the callee is well
+    again (half-open; 0: never): whoever laid the breaker lowers `percent` for that.
     """
 
     callee: str
     caller: str = ""
     percent: int = 100
     respond: Literal["fallback", "fail-fast"] = "fail-fast"
+    probe_percent: int = 0
     kind: Literal["open-breaker"] = "open-breaker"
 
 
@@ -107,15 +130,98 @@ class SetOutlierDetection:
     kind: Literal["set-outlier-detection"] = "set-outlier-detection"
 
 
+@dataclass(frozen=True, slots=True)
+class DisableFault:
+    """Let the faults that a service's declaration injects rest (a fault laid as an overlay stays)."""
+
+    service: str
+    kind: Literal["disable-fault"] = "disable-fault"
+
+
+@dataclass(frozen=True, slots=True)
+class LimitRate:
+    """Admit at most `requests_per_s` of `caller`'s requests (all instances of the service together), 429 beyond.
+
+    `caller` "" means every caller, each with a share of one common limit, said on purpose. `burst_s`: how many seconds'
+    worth of requests may come at once.
+    """
+
+    service: str
+    requests_per_s: float
+    caller: str = ""
+    burst_s: float = 1.0
+    kind: Literal["limit-rate"] = "limit-rate"
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptConcurrency:
+    """Let every sidecar of the service find by itself how many requests its application can carry, 429 beyond."""
+
+    service: str
+    kind: Literal["adapt-concurrency"] = "adapt-concurrency"
+
+
+@dataclass(frozen=True, slots=True)
+class ShedLoad:
+    """Turn away `percent` (1–100) of the requests whose priority lies below `below` with 429.
+
+    The priority is the request header `x-fibrin-priority`: `low`, `normal` (also when absent) or `high`.
+    """
+
+    service: str
+    percent: int = 100
+    below: Literal["normal", "high"] = "normal"
+    kind: Literal["shed-load"] = "shed-load"
+
+
+@dataclass(frozen=True, slots=True)
+class PauseCanary:
+    """Keep a service's versions at the shares they have: no step of a canary is taken while this is in force.
+
+    Shifts of an incident or of a person are still taken.
+    """
+
+    service: str
+    kind: Literal["pause-canary"] = "pause-canary"
+
+
+@dataclass(frozen=True, slots=True)
+class RunHook:
+    """Run a hook that the operator declared (scale, restart, webhook, job). Sidecars know nothing of it.
+
+    The overlay is the record of it: leased, fenced, exclusive. `instance` is the one that cannot serve meanwhile ("").
+    `undo` is the hook that takes it back ("" when nothing can), called with `undo_parameters`.
+    """
+
+    service: str
+    hook: str
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    instance: str = ""
+    undo: str = ""
+    undo_parameters: Mapping[str, str] = field(default_factory=dict)
+    kind: Literal["run-hook"] = "run-hook"
+
+
+Ejection = EjectInstance | DrainInstance
+"""What takes one instance out of load balancing."""
+
 Change = (
     ShiftTraffic
+    | ShiftZones
     | EjectInstance
+    | DrainInstance
     | OpenBreaker
     | SetRetries
     | SetTimeout
     | LimitConnections
     | InjectFault
+    | DisableFault
     | SetOutlierDetection
+    | LimitRate
+    | AdaptConcurrency
+    | ShedLoad
+    | PauseCanary
+    | RunHook
 )
 
 
@@ -148,10 +254,15 @@ def slot(change: Change) -> tuple[str, ...]:
     """Return the place a change occupies: of two overlays in one slot only one is in force.
 
     Two ejections of different instances occupy different slots; two weight changes of one service the same one.
+    Ejecting and draining one instance compete.
     """
     match change:
-        case EjectInstance(service=service, instance=instance):
-            return (change.kind, service, instance)
+        case EjectInstance(service=service, instance=instance) | DrainInstance(service=service, instance=instance):
+            return ("eject-instance", service, instance)
+        case LimitRate(service=service, caller=caller):
+            return (change.kind, service, caller)
+        case RunHook(service=service, hook=hook, instance=instance):
+            return (change.kind, service, hook, instance)
         case OpenBreaker(callee=callee, caller=caller):
             return (change.kind, callee, caller)
         case _:

@@ -115,11 +115,34 @@ class OutlierDetection:
 
 
 @dataclass(frozen=True, slots=True)
+class CallerRate:
+    """At most `requests_per_s` of one caller's requests over the whole service; `caller` "" is everybody else."""
+
+    caller: str
+    requests_per_s: float
+    burst_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What a service's own sidecars let in.
+
+    `rates`: limits by caller. `adaptive`: find the concurrency that the application carries. `shed_percent` of the
+    requests with a priority below `shed_below` are turned away (0: none).
+    """
+
+    rates: tuple[CallerRate, ...] = ()
+    adaptive: bool = False
+    shed_percent: int = 0
+    shed_below: Literal["normal", "high"] = "normal"
+
+
+@dataclass(frozen=True, slots=True)
 class ServicePolicy:
     """Everything that steers traffic to one service. The default policy of an undeclared service is `ServicePolicy(name)`.
 
     `hosts` are extra names clients may use beside the service's own. `ejected` are instance ids taken out of load
-    balancing.
+    balancing; of these `drained` also lose their connections. `zones`: zone → relative weight; empty prefers none.
     """
 
     service: str
@@ -130,4 +153,7 @@ class ServicePolicy:
     fallback: Fallback | None = None
     breakers: tuple[Breaker, ...] = ()
     ejected: frozenset[str] = frozenset()
+    drained: frozenset[str] = frozenset()
+    zones: Mapping[str, int] = field(default_factory=dict)
+    admission: Admission = Admission()
     load_balancer: Literal["least-request", "round-robin", "random"] = "least-request"

@@ -2,244 +2,248 @@
 
 `effect` is where words become a change: it fills placeholders from the cause, works out weights from the mesh as it is,
 and refuses what cannot be done (no fallback declared, no other healthy version) with the reason. It knows no limits:
-how much is too much is the matter of `playbooks.guards`.
+how much is too much is the matter of `playbooks.guards`. What moves load or capacity stands in `playbooks.moving`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final, assert_never
+from typing import assert_never
 
 from models.domain import Health
-from models.incident import Cause, CauseKind
+from models.incident import Cause
 from models.overlay import (
+    AdaptConcurrency,
     Change,
-    EjectInstance,
     LimitConnections,
+    LimitRate,
     OpenBreaker,
+    PauseCanary,
+    RunHook,
     SetOutlierDetection,
     SetRetries,
     SetTimeout,
-    ShiftTraffic,
+    ShedLoad,
+    target,
 )
-from playbooks.schema import (
+from models.overlay import DisableFault as DisableFaultChange
+from playbooks.deeds import (
     ActionSpec,
+    Adapt,
     Breaker,
+    DisableFault,
+    Drain,
     Eject,
     Limit,
     Outliers,
     Page,
+    Pause,
+    PromoteStable,
+    RateLimit,
+    Restart,
     RetryPolicy,
+    Reversibility,
+    RollBackCanary,
+    Scale,
+    Shed,
+    ShiftRegionsAway,
     ShiftTrafficAway,
+    ShiftZonesAway,
     Timeout,
 )
+from playbooks.deeds import (
+    RunHook as RunHookSpec,
+)
+from playbooks.effects import PLACEHOLDER, PLACEHOLDERS, BlastRadius, Effect, Infeasible, fill, radius
+from playbooks.moving import promote_stable, restart, roll_back, shift, shift_regions, shift_zones, take_out
+from playbooks.schema import HookCall
 from playbooks.units import percent
 from playbooks.view import View
 
-PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
+__all__ = ["PLACEHOLDER", "PLACEHOLDERS", "BlastRadius", "Effect", "Infeasible", "effect", "fill"]
 
-PLACEHOLDERS: Final[Mapping[str, frozenset[CauseKind]]] = {
-    "cause": frozenset(CauseKind),
-    "cause.kind": frozenset(CauseKind),
-    "cause.signal": frozenset(CauseKind),
-    "cause.service": frozenset(CauseKind) - {CauseKind.GLOBAL},
-    "cause.caller": frozenset(CauseKind) - {CauseKind.GLOBAL},
-    "cause.version": frozenset({CauseKind.VERSION, CauseKind.INSTANCE, CauseKind.CHANGE}),
-    "cause.instance": frozenset({CauseKind.INSTANCE}),
-    "cause.zone": frozenset({CauseKind.ZONE, CauseKind.INSTANCE}),
-}
-"""What may stand in braces, and for which causes it has a value."""
-
-_PARTS: Final = 100
-"""Weights of a shift add up to about this."""
+_EVERYBODY = "all"
 
 
-@dataclass(frozen=True, slots=True)
-class BlastRadius:
-    """How much one step touches, each 0–1.
+def effect(  # noqa: C901, PLR0911, PLR0912 - one case per action
+    action: ActionSpec, cause: Cause, view: View, undo: HookCall | None = None
+) -> Effect | Infeasible:
+    """Return the change that `action` means for `cause` in the mesh as it is, or why there is none.
 
-    `traffic`: share of the service's traffic that is treated differently. `capacity`: share of its healthy instances
-    that stop serving. `mesh`: those instances as a share of the whole mesh's healthy instances.
+    `undo` is the hook that the step names to take a hook's action back.
     """
-
-    traffic: float
-    capacity: float
-    mesh: float
-
-
-@dataclass(frozen=True, slots=True)
-class Effect:
-    """One change, its size, and why. `load_factor` is the load of the busiest remaining instance, after over before."""
-
-    change: Change
-    blast_radius: BlastRadius
-    load_factor: float
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Infeasible:
-    """Why an action cannot be done here."""
-
-    reason: str
-
-
-def effect(action: ActionSpec, cause: Cause, view: View) -> Effect | Infeasible:  # noqa: PLR0911 - one per action
-    """Return the change that `action` means for `cause` in the mesh as it is, or why there is none."""
     match action:
         case ShiftTrafficAway():
-            return _shift(action, cause, view)
-        case Eject():
-            return _eject(action, cause, view)
+            return shift(action, cause, view)
+        case ShiftZonesAway():
+            return shift_zones(action, cause, view)
+        case ShiftRegionsAway():
+            return shift_regions(action, cause, view)
+        case Eject() | Drain():
+            return take_out(action, cause, view)
+        case Restart():
+            return restart(action, cause, view)
+        case RollBackCanary():
+            return roll_back(action, cause, view)
+        case PromoteStable():
+            return promote_stable(action, cause, view)
         case Breaker():
             return _breaker(action, cause, view)
-        case Timeout(service=service):
-            name = fill(service, cause, view)
-            return _setting(SetTimeout(name, action.timeout), view, f"wait at most {action.timeout:g} s for {name}")
-        case RetryPolicy(service=service, attempts=attempts):
-            name = fill(service, cause, view)
-            change = SetRetries(name, attempts, action.budget, action.per_try_timeout)
-            return _setting(change, view, f"retry requests to {name} {attempts} times inside {percent(action.budget)}")
-        case Limit(service=service):
-            name = fill(service, cause, view)
-            limits = LimitConnections(name, action.max_requests, action.max_pending, action.max_connections)
-            return _setting(limits, view, f"limit what callers may have open to {name}")
-        case Outliers(service=service):
-            name = fill(service, cause, view)
-            outliers = SetOutlierDetection(
-                name, action.consecutive_errors, action.interval, action.ejection, round(action.max_ejection * 100)
-            )
-            return _setting(outliers, view, f"let sidecars eject hosts of {name} by themselves")
+        case RateLimit():
+            return _rate(action, cause, view)
+        case Scale():
+            return _scale(action, cause, view)
+        case RunHookSpec():
+            return _hook(action, undo, cause, view)
         case Page():
             return Infeasible("paging changes nothing in the mesh")
+        case Pause() | Timeout() | RetryPolicy() | Limit() | Outliers() | Adapt() | Shed() | DisableFault():
+            return _setting(action, cause, view)
         case _:
             assert_never(action)
 
 
-def fill(template: str, cause: Cause, view: View) -> str:
-    """Replace the placeholders of a text by what the cause says; one without a value becomes ""."""
-    return PLACEHOLDER.sub(lambda match: _value(match.group(1), cause, view), template)
+def _setting(  # noqa: C901 - one case per action
+    action: Pause | Timeout | RetryPolicy | Limit | Outliers | Adapt | Shed | DisableFault, cause: Cause, view: View
+) -> Effect | Infeasible:
+    """Return the effect of what changes how every request to one service is treated."""
+    name = fill(action.service, cause, view)
+    traffic, change, reason = 1.0, _change(action, name), ""
+    match action:
+        case Pause():
+            traffic, reason = 0.0, f"keep the versions of {name} at the shares they have"
+            if len([share for share in view.shares(name).values() if share > 0]) < 2:  # noqa: PLR2004 - a split
+                return Infeasible(f"{name} has no canary: one version has all traffic")
+        case Timeout():
+            reason = f"wait at most {action.timeout:g} s for {name}"
+        case RetryPolicy():
+            reason = f"retry requests to {name} {action.attempts} times inside {percent(action.budget)}"
+        case Limit():
+            reason = f"limit what callers may have open to {name}"
+        case Outliers():
+            reason = f"let sidecars eject hosts of {name} by themselves"
+        case Adapt():
+            reason = f"let the sidecars of {name} find how many requests at once it can carry"
+        case Shed():
+            what = "low priority" if action.below == "normal" else "less than high priority"
+            traffic, reason = action.percent / 100, f"turn away {action.percent}% of {name}'s requests of {what}"
+        case DisableFault():
+            reason = f"let the faults rest that the declaration of {name} injects"
+            if name not in view.topology.faults:
+                return Infeasible(f"the declaration of {name} injects no fault")
+        case _:
+            assert_never(action)
+    if not name or not view.known(name):
+        return Infeasible(f"the mesh knows no service `{name}`")
+    return Effect(change, radius(traffic, 0, 1, view), 1.0, reason)
 
 
-def _value(name: str, cause: Cause, view: View) -> str:
-    subject = cause.subject
-    found = next((i for i in view.topology.of(cause.service) if i.id == subject), None)
-    instance = found if cause.kind is CauseKind.INSTANCE else None
-    changed = (change.version for change in cause.changes if change.service == cause.service and change.version)
-    versions = {
-        CauseKind.VERSION: subject,
-        CauseKind.CHANGE: next(changed, ""),
-        CauseKind.INSTANCE: instance.version if instance else "",
-    }
-    zones = {CauseKind.ZONE: subject, CauseKind.INSTANCE: instance.zone if instance else ""}
-    values = {
-        "cause": str(cause),
-        "cause.kind": cause.kind.value,
-        "cause.signal": cause.signal.value,
-        "cause.service": cause.service,
-        "cause.caller": cause.edge.caller if cause.edge else "",
-        "cause.instance": subject if cause.kind is CauseKind.INSTANCE else "",
-        "cause.version": versions.get(cause.kind, ""),
-        "cause.zone": zones.get(cause.kind, ""),
-    }
-    return values.get(name, "")
-
-
-def _shift(action: ShiftTrafficAway, cause: Cause, view: View) -> Effect | Infeasible:
-    service, bad = cause.service, fill(action.away, cause, view)
-    if not bad:
-        return Infeasible(f"the cause names no version of {service or 'any service'}")
-    shares = view.shares(service)
-    before = shares.get(bad, 0.0)
-    if before <= 0:
-        return Infeasible(f"{service}/{bad} has no traffic to shift")
-    able = sorted({i.version for i in view.available(service)} - {bad})
-    serving = [version for version in able if shares.get(version, 0.0) > 0]
-    if not able:
-        return Infeasible(f"{service} has no other version with a healthy instance")
-    if serving:
-        total = sum(shares[version] for version in serving)
-        parts = {version: shares[version] / total for version in serving}
-    else:  # versions that stand by without a weight, by their number of instances
-        sizes = {version: sum(i.version == version for i in view.available(service)) for version in able}
-        parts = {version: size / sum(sizes.values()) for version, size in sizes.items()}
-    kept = before * action.keep
-    weights = _weights({**dict.fromkeys(shares, 0.0), bad: kept, **{v: p * (1 - kept) for v, p in parts.items()}})
-    after = {version: weight / sum(weights.values()) for version, weight in weights.items()}
-    now = {i.id for i in view.serving(service)}
-    then = {i.id for i in view.available(service) if after.get(i.version, 0.0) > 0}
-    lost = len(now - then)
-    load = max(_per_instance(after, version, view, service) for version in parts)
-    load_before = max(_per_instance(shares, version, view, service) for version in shares)
-    healthy = len(view.healthy(service))
-    reason = (
-        f"move {percent(before - after.get(bad, 0.0))} of {service}'s traffic from {bad} to {', '.join(sorted(parts))}"
-    )
-    radius = _radius(before - kept, lost, healthy, view)
-    return Effect(ShiftTraffic(service, weights), radius, load / load_before if load_before else 1.0, reason)
-
-
-def _weights(parts: Mapping[str, float]) -> dict[str, int]:
-    """Return whole weights; a version that shall have traffic keeps at least 1."""
-    return {version: max(1, round(part * _PARTS)) if part > 0 else 0 for version, part in sorted(parts.items())}
-
-
-def _per_instance(shares: Mapping[str, float], version: str, view: View, service: str) -> float:
-    count = sum(i.version == version for i in view.available(service))
-    return shares.get(version, 0.0) / count if count else 0.0
-
-
-def _eject(action: Eject, cause: Cause, view: View) -> Effect | Infeasible:
-    name = fill(action.instance, cause, view)
-    instance = next((i for i in view.topology.instances if i.id == name), None)
-    if instance is None:
-        return Infeasible(f"the mesh knows no instance `{name}`" if name else "the cause names no instance")
-    service = instance.service
-    if service != cause.service:
-        return Infeasible(f"instance {name} belongs to {service}, not to {cause.service}")
-    if instance.health is not Health.HEALTHY:
-        return Infeasible(f"{name} is out of load balancing already: {instance.health}")
-    serving = view.serving(service)
-    if instance not in serving:
-        return Infeasible(f"{name} takes no traffic already")
-    siblings = [i for i in serving if i.id != name and (i.version == instance.version or not view.weighted(service))]
-    if not siblings:
-        scope = f"version {instance.version} of {service}" if view.weighted(service) else service
-        return Infeasible(f"{name} is the last healthy instance of {scope}")
-    share = view.shares(service).get(instance.version, 0.0) if view.weighted(service) else 1.0
-    radius = _radius(share / (len(siblings) + 1), 1, len(view.healthy(service)), view)
-    reason = f"stop sending requests to {name}, one of {len(siblings) + 1} that share its load"
-    return Effect(EjectInstance(service, name), radius, (len(siblings) + 1) / len(siblings), reason)
+def _change(  # noqa: PLR0911 - one case per action
+    action: Pause | Timeout | RetryPolicy | Limit | Outliers | Adapt | Shed | DisableFault, name: str
+) -> Change:
+    match action:
+        case Pause():
+            return PauseCanary(name)
+        case Timeout():
+            return SetTimeout(name, action.timeout)
+        case RetryPolicy():
+            return SetRetries(name, action.attempts, action.budget, action.per_try_timeout)
+        case Limit():
+            return LimitConnections(name, action.max_requests, action.max_pending, action.max_connections)
+        case Outliers():
+            most = round(action.max_ejection * 100)
+            return SetOutlierDetection(name, action.consecutive_errors, action.interval, action.ejection, most)
+        case Adapt():
+            return AdaptConcurrency(name)
+        case Shed():
+            return ShedLoad(name, action.percent, action.below)
+        case DisableFault():
+            return DisableFaultChange(name)
+        case _:
+            assert_never(action)
 
 
 def _breaker(action: Breaker, cause: Cause, view: View) -> Effect | Infeasible:
     callee = fill(action.callee, cause, view)
-    caller = "" if action.caller == "all" else fill(action.caller, cause, view)
+    caller = _caller(action.caller, cause, view)
     if not callee or not view.known(callee):
         return Infeasible(f"the mesh knows no service `{callee}`")
-    if action.caller != "all" and not caller:
+    if caller is None:
         return Infeasible("the cause names no caller")
     if action.respond == "fallback" and callee not in view.topology.fallbacks:
         return Infeasible(f"{callee} declares no fallback answer (annotation fibrin.dev/fallback)")
-    callers = view.topology.callers(callee)
-    of_callers = 1.0 if not caller else 1.0 / max(1, len(callers))
     answer = "its declared fallback" if action.respond == "fallback" else "a quick 503"
+    change = OpenBreaker(
+        callee,
+        caller,
+        action.percent,
+        "fallback" if action.respond == "fallback" else "fail-fast",
+        round(action.probe * 100),
+    )
     who = caller or "every caller"
-    change = OpenBreaker(callee, caller, action.percent, "fallback" if action.respond == "fallback" else "fail-fast")
     reason = f"answer {action.percent}% of requests from {who} to {callee} with {answer}"
-    return Effect(change, _radius(of_callers * action.percent / 100, 0, 1, view), 1.0, reason)
+    return Effect(change, radius(_of_callers(caller, callee, view) * action.percent / 100, 0, 1, view), 1.0, reason)
 
 
-def _setting(
-    change: SetTimeout | SetRetries | LimitConnections | SetOutlierDetection, view: View, reason: str
-) -> Effect | Infeasible:
-    if not change.service or not view.known(change.service):
-        return Infeasible(f"the mesh knows no service `{change.service}`")
-    return Effect(change, _radius(1.0, 0, 1, view), 1.0, reason)
+def _rate(action: RateLimit, cause: Cause, view: View) -> Effect | Infeasible:
+    service, caller = fill(action.service, cause, view), _caller(action.caller, cause, view)
+    if not service or not view.topology.of(service):
+        return Infeasible(f"the mesh knows no instance of `{service}`")
+    if caller is None:
+        return Infeasible("the cause names no caller")
+    if caller and not view.known(caller):
+        return Infeasible(f"the mesh knows no service `{caller}`")
+    change = LimitRate(service, action.requests_per_second, caller, action.burst)
+    reason = f"admit {action.requests_per_second:g} requests per second from {caller or 'all callers'} to {service}"
+    return Effect(change, radius(_of_callers(caller, service, view), 0, 1, view), 1.0, reason)
 
 
-def _radius(traffic: float, lost: int, healthy: int, view: View) -> BlastRadius:
-    mesh = sum(i.health is Health.HEALTHY for i in view.topology.instances)
-    return BlastRadius(traffic, lost / healthy if healthy else 0.0, lost / mesh if mesh else 0.0)
+def _caller(template: str, cause: Cause, view: View) -> str | None:
+    """Return the caller meant: "" for everybody, None when the cause names none."""
+    return "" if template == _EVERYBODY else fill(template, cause, view) or None
+
+
+def _of_callers(caller: str, callee: str, view: View) -> float:
+    """Return the share of a service's traffic that comes from `caller`, by the number of callers."""
+    return 1.0 / max(1, len(view.topology.callers(callee))) if caller else 1.0
+
+
+def _scale(action: Scale, cause: Cause, view: View) -> Effect | Infeasible:
+    service = fill(action.service, cause, view)
+    present = [i for i in view.topology.of(service) if i.health is not Health.LOST]
+    if not present:
+        return Infeasible(f"the mesh knows no instance of `{service}`")
+    count = len(present)
+    wanted = max(1, min(count + action.by, max(action.most, count) if action.by > 0 else count))
+    if wanted == count:
+        return Infeasible(f"{service} has {count} instances already, at most {action.most} are allowed")
+    change = RunHook(
+        service,
+        action.hook,
+        {"service": service, "replicas": str(wanted)},
+        undo=action.hook,
+        undo_parameters={"service": service, "replicas": str(count)},
+    )
+    healthy = len(view.healthy(service))
+    lost = max(0, count - wanted)
+    load = healthy / max(1, healthy + wanted - count)
+    reason = f"scale {service} from {count} to {wanted} instances through the hook {action.hook}"
+    return Effect(change, radius(0, min(lost, healthy), healthy, view), load, reason, Reversibility.HOOK)
+
+
+def _hook(action: RunHookSpec, undo: HookCall | None, cause: Cause, view: View) -> Effect | Infeasible:
+    service = fill(action.service, cause, view)
+    if not service or not view.known(service):
+        return Infeasible(f"the mesh knows no service `{service}`")
+
+    def told(parameters: dict[str, str]) -> dict[str, str]:
+        return {"service": service, **{key: fill(value, cause, view) for key, value in sorted(parameters.items())}}
+
+    change = RunHook(
+        service,
+        action.hook,
+        told(action.parameters),
+        undo=undo.hook if undo else "",
+        undo_parameters=told(undo.parameters) if undo else {},
+    )
+    way_back = Reversibility.HOOK if undo else Reversibility.NONE
+    return Effect(change, radius(0, 0, 1, view), 1.0, f"run the hook {action.hook} for {target(change)}", way_back)

@@ -16,13 +16,24 @@ from enum import StrEnum
 from typing import Final
 
 from models.domain import Instance, Topology
-from models.incident import Cause
-from models.overlay import Change, EjectInstance, InjectFault, Overlay, Owner, ShiftTraffic, in_force, slot, target
-from playbooks.actions import Effect
+from models.incident import Anomaly, Cause
+from models.overlay import (
+    Change,
+    InjectFault,
+    Overlay,
+    Owner,
+    RunHook,
+    ShiftTraffic,
+    ShiftZones,
+    in_force,
+    slot,
+    target,
+)
+from playbooks.effects import Effect
 from playbooks.ledger import Entry, Ledger
-from playbooks.schema import Playbook, Severity
+from playbooks.schema import Freeze, Playbook, Severity
 from playbooks.units import percent, span
-from playbooks.view import View
+from playbooks.view import View, missing
 
 _ROUNDING: Final = 1e-9
 """Slack for shares that went through floating point."""
@@ -34,12 +45,15 @@ class GuardName(StrEnum):
     STORM = "storm-stop"
     BLIND = "telemetry-trust"
     BUSY = "mesh-rate"
+    FREEZE = "freeze"
+    BUDGET = "error-budget"
     TRAFFIC = "max-traffic-share"
     CAPACITY = "max-capacity-share"
     FLOOR = "capacity-floor"
     ENDPOINTS = "never-zero"
     MESH = "mesh-blast-radius"
     HEADROOM = "headroom"
+    LOAD = "max-load-factor"
     PERSON = "people-first"
     SLOT = "one-change-per-place"
     COOLDOWN = "cooldown"
@@ -57,6 +71,7 @@ class Limits:
     service by the agent's doing at once. `floor`: least share of a service's healthy instances that stays in service.
     `actions` in any `window_s`: most actions over all playbooks. `strikes_s`: how long a failure is held against a
     playbook. `undo_rate` over at least `undo_least` settled actions within `undo_s`: from there on a person approves.
+    `freeze`: times in which nothing is done.
     """
 
     storm_share: float = 0.6
@@ -69,6 +84,15 @@ class Limits:
     undo_rate: float = 0.5
     undo_least: int = 4
     undo_s: float = 3600.0
+    freeze: tuple[Freeze, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorBudget:
+    """What is left of a service's error budget (0–1), and how many times too fast it burns."""
+
+    remaining: float
+    burn: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +103,8 @@ class Context:
     are anomalous and that the cause does not explain. `blind` names the sidecars (instance ids) or services whose
     telemetry cannot be trusted. `saturation` is each service's load as a share of its limit (services without a
     known limit are absent). `incident` is the incident asked about: its own earlier steps do not count as cool-down.
+    `anomalies` are its symptoms; `budgets` the error budgets of the services that have an objective. `uncertified`:
+    playbook → why it may not act alone (see `playbooks.certificates`).
     """
 
     topology: Topology
@@ -91,6 +117,9 @@ class Context:
     incident: str = ""
     saturation: Mapping[str, float] = field(default_factory=dict)
     limits: Limits = Limits()
+    anomalies: tuple[Anomaly, ...] = ()
+    budgets: Mapping[str, ErrorBudget] = field(default_factory=dict)
+    uncertified: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def view(self) -> View:
@@ -119,6 +148,7 @@ def mesh_checks(cause: Cause, context: Context) -> tuple[Check, ...]:
     return (
         Check(GuardName.STORM, share < limits.storm_share, share, limits.storm_share, storm),
         _blind(cause, context),
+        _frozen(limits.freeze, context.now),
         Check(GuardName.BUSY, recent < limits.actions, recent, limits.actions, busy),
     )
 
@@ -133,6 +163,12 @@ def witnesses(cause: Cause, topology: Topology) -> tuple[Instance, ...]:
         callers.add(cause.edge.caller)
     seen = tuple(i for i in topology.instances if i.service in callers)
     return seen or topology.of(cause.service) or topology.instances
+
+
+def _frozen(windows: tuple[Freeze, ...], now: float) -> Check:
+    holding = [window for window in windows if window.holds(now)]
+    message = f"a freeze holds: {holding[0]}" if holding else "no freeze holds"
+    return Check(GuardName.FREEZE, not holding, len(holding), 0, message)
 
 
 def _blind(cause: Cause, context: Context) -> Check:
@@ -151,6 +187,8 @@ def _blind(cause: Cause, context: Context) -> Check:
 def step_checks(playbook: Playbook, effect: Effect, context: Context) -> tuple[Check, ...]:
     """Return the checks of one step of one playbook, all of them, whether they hold or not."""
     return (
+        _frozen(playbook.spec.guard.freeze, context.now),
+        _budget(playbook, target(effect.change), context),
         *_size_checks(playbook, effect, context),
         *_place_checks(effect.change, context),
         *_memory_checks(playbook, target(effect.change), context),
@@ -164,21 +202,46 @@ def _size_checks(playbook: Playbook, effect: Effect, context: Context) -> Iterat
     message = f"takes {percent(radius.capacity)} of the healthy instances, at most {percent(guard.max_capacity_share)}"
     yield _most(GuardName.CAPACITY, radius.capacity, guard.max_capacity_share, message)
     yield from _floor_checks(playbook, effect, context)
-    limit = 1 - guard.headroom
-    load = context.saturation.get(target(effect.change), 0.0) * effect.load_factor
+    yield _headroom(playbook, effect, context)
+    factor, most = effect.load_factor, guard.max_load_factor
+    message = f"load per remaining instance grows to {factor:.2f}×, at most {most:.2f}×"
+    yield Check(GuardName.LOAD, not most or factor <= most + _ROUNDING, factor, most, message)
+
+
+def _headroom(playbook: Playbook, effect: Effect, context: Context) -> Check:
+    """Check that whoever takes over the load has room for it; asked for and not known is a no."""
+    service, headroom = target(effect.change), playbook.spec.guard.headroom
+    limit, known = 1 - headroom, context.saturation.get(service)
+    load = (known or 0.0) * effect.load_factor
     message = f"each remaining instance would be {percent(load)} busy, at most {percent(limit)}"
-    if not context.saturation.get(target(effect.change)):
-        message = (
-            f"load per remaining instance grows to {effect.load_factor:.2f}×; no limit is known to compare it with"
-        )
-    yield Check(GuardName.HEADROOM, guard.headroom == 0 or load <= limit + _ROUNDING, load, limit, message)
+    if known is None:
+        growth = f"load per remaining instance grows to {effect.load_factor:.2f}×"
+        message = f"{growth}; {service} has no known limit to compare it with (`connectionPool` declares one)"
+    holds = not headroom or effect.load_factor <= 1 or (known is not None and load <= limit + _ROUNDING)
+    return Check(GuardName.HEADROOM, holds, load, limit, message)
+
+
+def _budget(playbook: Playbook, service: str, context: Context) -> Check:
+    """Check that the error budget allows a risk; without an objective there is none to spend."""
+    wanted, budget = playbook.spec.guard.error_budget, context.budgets.get(service)
+    if budget is None:
+        return Check(GuardName.BUDGET, ok=True, observed=1, limit=0, message=f"{service} has no objective")
+    left = budget.remaining >= wanted.min_remaining
+    slow = not wanted.max_burn or budget.burn <= wanted.max_burn
+    message = (
+        f"{percent(budget.remaining)} of {service}'s error budget is left, at least {percent(wanted.min_remaining)}"
+    )
+    if left and wanted.max_burn:
+        message = f"{service}'s error budget burns {budget.burn:.1f}× too fast, at most {wanted.max_burn:.1f}×"
+        return Check(GuardName.BUDGET, slow, budget.burn, wanted.max_burn, message)
+    return Check(GuardName.BUDGET, left, budget.remaining, wanted.min_remaining, message)
 
 
 def _floor_checks(playbook: Playbook, effect: Effect, context: Context) -> Iterator[Check]:
     """Check what stays in service, with everything counted that is away or about to go."""
     change, view = effect.change, context.view
     service = target(change)
-    if not isinstance(change, EjectInstance | ShiftTraffic):
+    if not _takes(change, view):
         return
     healthy = len(view.healthy(service))
     unseen = _unseen(context)
@@ -206,21 +269,33 @@ def serving_after(change: Change, view: View) -> tuple[Instance, ...]:
     """Return the instances of the changed service that take traffic once `change` is in force."""
     service = target(change)
     match change:
-        case EjectInstance(instance=name):
-            return tuple(i for i in view.serving(service) if i.id != name)
         case ShiftTraffic(weights=weights):
             return tuple(i for i in view.available(service) if weights.get(i.version, 0) > 0)
+        case ShiftZones():  # replaces the zones that an earlier shift closed
+            before = tuple(o for o in view.overlays if slot(o.change) != slot(change))
+            return tuple(i for i in View(view.topology, before).serving(service) if not missing(change, i))
+        case RunHook(parameters=parameters) if (wanted := parameters.get("replicas", "")).isdigit():
+            fewer = max(0, len(view.topology.of(service)) - int(wanted))
+            serving = view.serving(service)
+            return serving[: max(0, len(serving) - fewer)]
         case _:
-            return view.serving(service)
+            return tuple(i for i in view.serving(service) if not missing(change, i))
 
 
-def _shares_after(change: EjectInstance | ShiftTraffic, view: View) -> Mapping[str, float]:
+def _takes(change: Change, view: View) -> bool:
+    """Tell whether a change decides who serves (others leave capacity alone)."""
+    moves = isinstance(change, ShiftTraffic | ShiftZones)
+    return moves or len(serving_after(change, view)) < len(view.serving(target(change)))
+
+
+def _shares_after(change: Change, view: View) -> Mapping[str, float]:
     if isinstance(change, ShiftTraffic):
         return dict(change.weights)
-    return view.shares(change.service) if view.weighted(change.service) else {}
+    service = target(change)
+    return view.shares(service) if view.weighted(service) else {}
 
 
-def _any(change: EjectInstance | ShiftTraffic, view: View, version: str) -> bool:
+def _any(change: Change, view: View, version: str) -> bool:
     return any(i.version == version for i in serving_after(change, view))
 
 
@@ -273,7 +348,8 @@ def _memory_checks(playbook: Playbook, service: str, context: Context) -> Iterat
     count = len(ledger.since(now - guard.rate.per, playbook=playbook.name))
     message = f"{count} actions in the last {span(guard.rate.per)}, at most {guard.rate.count}"
     yield Check(GuardName.RATE, count < guard.rate.count, count, guard.rate.count, message)
-    strikes = ledger.strikes(now - context.limits.strikes_s, playbook=playbook.name, service=service)
+    kept = Ledger(tuple(entry for entry in ledger.entries if not _own(entry, context)))
+    strikes = kept.strikes(now - context.limits.strikes_s, playbook=playbook.name, service=service)
     message = f"{strikes} failures on {service} in the last {span(context.limits.strikes_s)}, out at {guard.strikes}"
     yield Check(GuardName.STRIKES, strikes < guard.strikes, strikes, guard.strikes, message)
     pending = [entry for entry in ledger.pending(now, playbook=playbook.name) if not _own(entry, context)]

@@ -8,7 +8,9 @@ has a stable code, so that people can look it up and tools can count it:
     PB002  an action without a verify deadline    PB008  two playbooks of one name
     PB003  a step that is never reached           PB009  auto, for every service, on thin evidence (warning)
     PB004  two steps of one name                  PB010  no description (warning)
-    PB005  an unknown placeholder
+    PB005  an unknown placeholder                 PB011  an expression that does not compile
+    PB012  an undo that cannot be                 PB013  waves of what cannot be split
+    PB014  auto, but names no drill (warning)
 """
 
 from __future__ import annotations
@@ -20,13 +22,20 @@ from typing import Final
 
 from models.errors import InvalidInput, Problem
 from models.incident import CauseKind
-from models.manifest import Document, Path, parse, suggest, validate
-from playbooks.actions import PLACEHOLDER, PLACEHOLDERS
-from playbooks.schema import Breaker, Mode, Page, Playbook, Step
-from playbooks.units import percent
+from models.manifest import Document, Path, parse, render, suggest, validate
+from playbooks.conditions import slips
+from playbooks.deeds import Breaker, Page, Restart, Reversibility, RunHook, Shed, dose, reversibility
+from playbooks.effects import PLACEHOLDER, PLACEHOLDERS
+from playbooks.places import inside
+from playbooks.schema import DRILL, HookCall, Mode, Playbook, Step
+from playbooks.units import percent, span
 
 _THIN: Final = 0.5
 """Certainty below which acting alone on any service is called thin."""
+
+
+_LEAST_HOLD_DOWN_S: Final = 10.0
+"""How long something irreversible must wait, seconds."""
 
 
 class Level(StrEnum):
@@ -55,6 +64,7 @@ class _Place:
 
     document: Document
     playbook: Playbook
+    text: str
 
     def error(self, code: str, path: Path, message: str, hint: str) -> Finding:
         return Finding(code, Level.ERROR, self.document.problem(path, message, hint=hint))
@@ -80,7 +90,7 @@ def check(texts: Mapping[str, str]) -> tuple[tuple[Playbook, ...], tuple[Finding
             continue
         for document in documents:
             try:
-                places.append(_Place(document, validate(document, Playbook)))
+                places.append(_Place(document, validate(document, Playbook), texts[source]))
             except InvalidInput as error:
                 findings.extend(Finding("PB000", Level.ERROR, problem) for problem in error.problems)
     for place in places:
@@ -101,15 +111,21 @@ def _playbook(place: _Place) -> Iterator[Finding]:
             yield place.error("PB004", (*path, "name"), f"two steps are named `{step.name}`", hint)
         seen.setdefault(step.name, index)
         yield from _step(place, path, step)
+        yield from _waves(place, path, step)
         yield from _placeholders(place, (*path, "action", step.action.name), step)
         yield from _impossible(place, path, step)
     yield from _unreachable(place)
-    if spec.escalate.summary:
-        yield from _words(place, ("spec", "escalate", "summary"), spec.escalate.summary)
+    yield from _words(place, ("spec", "escalate", "summary"), spec.escalate.summary)
+    yield from _words(place, ("spec", "escalate", "details"), spec.escalate.details)
+    yield from _expression(place)
     when = spec.when
     if spec.mode is Mode.AUTO and when.services.everything and when.min_probability < _THIN and _acts(place):
         message = f"acts alone on any service from {percent(when.min_probability)} certainty on"
         yield place.warning("PB009", ("spec", "mode"), message, "raise `minProbability`, or choose `mode: approve`")
+    if spec.mode is Mode.AUTO and _acts(place) and not place.playbook.drill:
+        message = "acts alone, but names no drill that proves it: it will ask a person instead"
+        hint = f"write `metadata: {{annotations: {{{DRILL}: NAME}}}}`, the name of a drill"
+        yield place.warning("PB014", ("metadata", "annotations"), message, hint)
     if not spec.description.strip():
         hint = "one sentence: what is broken, what this does about it"
         yield place.warning("PB010", ("spec", "description"), "says nothing to whoever is paged", hint)
@@ -118,12 +134,51 @@ def _playbook(place: _Place) -> Iterator[Finding]:
 def _step(place: _Place, path: Path, step: Step) -> Iterator[Finding]:
     if isinstance(step.action.spec, Page):
         return
-    if step.undo is None:
-        hint = "write `undo: automatic`: the overlay is removed when the step does not help"
-        yield place.error("PB001", path, f"`{step.action.name}` declares no undo", hint)
+    yield from _way_back(place, path, step)
     if step.verify is None:
         hint = "write `verify: {deadline: 10s}`: how long it may take until the signal is back"
         yield place.error("PB002", path, f"`{step.action.name}` has no verify deadline", hint)
+
+
+def _way_back(place: _Place, path: Path, step: Step) -> Iterator[Finding]:
+    spec, name = step.action.spec, step.action.name
+    if step.undo is None:
+        hint = "write `undo: automatic`: the overlay is removed when the step does not help"
+        if isinstance(spec, RunHook):
+            hint = "write `undo: {hook: NAME}`, the hook that takes it back, or `undo: nothing` when none can"
+        elif isinstance(spec, Restart):
+            hint = "write `undo: nothing` (a restart cannot be taken back) and a `holdDown` of at least 10s"
+        yield place.error("PB001", path, f"`{name}` declares no undo", hint)
+        return
+    final = reversibility(spec) is Reversibility.NONE
+    hooked = isinstance(spec, RunHook)
+    if isinstance(step.undo, HookCall) and not hooked:
+        hint = "write `undo: nothing`" if final else "write `undo: automatic`"
+        yield place.error("PB012", (*path, "undo"), f"`{name}` is not taken back by a hook", hint)
+    elif step.undo == "automatic" and (hooked or final):
+        hint = "write `undo: {hook: NAME}` or `undo: nothing`" if hooked else "write `undo: nothing`"
+        yield place.error("PB012", (*path, "undo"), f"`{name}` cannot be taken back automatically", hint)
+    elif step.undo == "nothing" and not (hooked or final):
+        yield place.error("PB012", (*path, "undo"), f"`{name}` can be taken back", "write `undo: automatic`")
+    elif step.undo == "nothing" and step.hold_down < _LEAST_HOLD_DOWN_S:
+        message = f"`{name}` cannot be taken back and waits only {span(step.hold_down)} before it acts"
+        yield place.error("PB012", path, message, "write `holdDown: 10s` or more: it may pass by itself")
+
+
+def _waves(place: _Place, path: Path, step: Step) -> Iterator[Finding]:
+    if step.waves and dose(step.action.spec, 1.0) is None:
+        message = f"`{step.action.name}` cannot be split into waves"
+        hint = "shifts, `openBreaker` and `shedLoad` can; remove `waves`, or try several steps"
+        yield place.error("PB013", (*path, "waves"), message, hint)
+
+
+def _expression(place: _Place) -> Iterator[Finding]:
+    path: Path = ("spec", "when", "expression")
+    expression = place.playbook.spec.when.expression
+    for slip in slips(expression) if expression else ():
+        line, column = inside(place.text, place.document, path, slip.line, slip.column)
+        problem = Problem(slip.message, place.document.source, line, column, render(path), slip.hint)
+        yield Finding("PB011", Level.ERROR, problem)
 
 
 def _unreachable(place: _Place) -> Iterator[Finding]:
@@ -144,6 +199,8 @@ def _placeholders(place: _Place, path: Path, step: Step) -> Iterator[Finding]:
     for field, value in step.action.spec.model_dump(by_alias=True).items():
         if isinstance(value, str):
             yield from _words(place, (*path, field), value)
+        for key, told in value.items() if isinstance(value, dict) else ():
+            yield from _words(place, (*path, field, key), str(told))
 
 
 def _words(place: _Place, path: Path, text: str) -> Iterator[Finding]:
@@ -164,8 +221,8 @@ def _words(place: _Place, path: Path, text: str) -> Iterator[Finding]:
 
 def _impossible(place: _Place, path: Path, step: Step) -> Iterator[Finding]:
     spec, guard = step.action.spec, place.playbook.spec.guard
-    if isinstance(spec, Breaker):
-        touched = spec.percent / 100 if spec.caller == "all" else 0.0
+    if isinstance(spec, Breaker | Shed):
+        touched = spec.percent / 100 if isinstance(spec, Shed) or spec.caller == "all" else 0.0
     else:
         touched = 1.0 if step.action.name in _WHOLE else 0.0
     if touched > guard.max_traffic_share:
@@ -173,7 +230,16 @@ def _impossible(place: _Place, path: Path, step: Step) -> Iterator[Finding]:
         yield place.error("PB007", path, message, f"write `maxTrafficShare: {percent(touched)}` if that is meant")
 
 
-_WHOLE: Final = frozenset({"setTimeout", "setRetries", "limitConnections", "setOutlierDetection"})
+_WHOLE: Final = frozenset(
+    {
+        "setTimeout",
+        "setRetries",
+        "limitConnections",
+        "setOutlierDetection",
+        "adaptConcurrency",
+        "disableFault",
+    }
+)
 """Actions that change how every request to the service is treated."""
 
 

@@ -12,9 +12,12 @@ from dataclasses import dataclass, replace
 
 from models.incident import Cause, Signal
 from models.overlay import Change, target
-from playbooks.actions import BlastRadius, Effect, Infeasible, effect, fill
+from playbooks.actions import effect
+from playbooks.conditions import unmet
+from playbooks.deeds import ActionSpec, Breaker, Reversibility
+from playbooks.effects import BlastRadius, Effect, Infeasible, fill
 from playbooks.guards import Check, Context, GuardName, mesh_checks, step_checks
-from playbooks.schema import Breaker, Mode, Page, Playbook, Services, Severity, Step
+from playbooks.schema import HookCall, Mode, Page, Playbook, Services, Severity, Step
 from playbooks.units import percent
 
 __all__ = [
@@ -41,7 +44,10 @@ class VerifyTarget:
 
 @dataclass(frozen=True, slots=True)
 class PlannedStep:
-    """One change to try. Undo is the removal of its overlay. `checks` are the guards consulted, with their numbers."""
+    """One change to try. Undo is the removal of its overlay. `checks` are the guards consulted, with their numbers.
+
+    `reversibility` tells how it is taken back.
+    """
 
     name: str
     change: Change
@@ -51,14 +57,17 @@ class PlannedStep:
     blast_radius: BlastRadius
     reason: str
     checks: tuple[Check, ...] = ()
+    reversibility: Reversibility = Reversibility.INSTANT
 
 
 @dataclass(frozen=True, slots=True)
 class Escalation:
-    """What to tell a person."""
+    """What to tell a person: one line, more lines, and through which channels (none: all)."""
 
     severity: Severity
     summary: str
+    details: str = ""
+    to: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +75,7 @@ class Plan:
     """Steps to try in order, each undone before the next; `escalation` when none of them helped.
 
     No steps: the playbook says to page at once. `mode` is the playbook's, or `approve` when the agent's record of late
-    is bad (`demoted` says why).
+    is bad or the playbook has no fresh certificate (`demoted` says why).
     """
 
     playbook: str
@@ -154,8 +163,12 @@ def recheck(step: PlannedStep, playbook: Playbook, cause: Cause, context: Contex
     if context.incident:
         context = replace(context, overlays=tuple(o for o in context.overlays if o.incident != context.incident))
     checks = mesh_checks(cause, context)
-    spec = next((each.action.spec for each in playbook.spec.steps if each.name == step.name), None)
-    now = effect(spec, cause, context.view) if spec is not None else Infeasible(f"no step `{step.name}` any more")
+    found = next(
+        ((each, spec) for each in playbook.spec.steps for name, spec in each.stages if name == step.name), None
+    )
+    now: Effect | Infeasible = Infeasible(f"no step `{step.name}` any more")
+    if found is not None:
+        now = effect(found[1], cause, context.view, _way_back(found[0]))
     if isinstance(now, Infeasible):
         gone = Refusal(GuardName.ENDPOINTS, f"no longer feasible: {now.reason}", 0, 1, playbook.name, step.name)
         return (*(_refusal(check) for check in checks if not check.ok), gone)
@@ -173,49 +186,68 @@ def _make(
     refusals: list[Refusal] = []
     page = playbook.spec.escalate
     for step in playbook.spec.steps:
-        spec = step.action.spec
-        if isinstance(spec, Page):
-            page = spec
+        if isinstance(step.action.spec, Page):
+            page = step.action.spec
             break
-        made = effect(spec, cause, context.view)
-        if isinstance(made, Infeasible):
-            reasons.append(f"step `{step.name}`: {made.reason}")
-            continue
-        checks = step_checks(playbook, made, context)
-        failed = [check for check in checks if not check.ok]
-        if failed:
-            reasons.append(f"step `{step.name}`: {failed[0].guard}: {failed[0].message}")
-            refusals.extend(_refusal(check, playbook.name, step.name) for check in failed)
-            continue
-        steps.append(_planned(step, made, cause, context, checks))
+        for name, spec in step.stages:
+            made = effect(spec, cause, context.view, _way_back(step))
+            if isinstance(made, Infeasible):
+                reasons.append(f"step `{name}`: {made.reason}")
+                continue
+            checks = step_checks(playbook, made, context)
+            failed = [check for check in checks if not check.ok]
+            if failed:
+                reasons.append(f"step `{name}`: {failed[0].guard}: {failed[0].message}")
+                refusals.extend(_refusal(check, playbook.name, name) for check in failed)
+                continue
+            steps.append(replace(_planned(step, (name, spec), made, cause, context), checks=checks))
     pages_only = isinstance(playbook.spec.steps[0].action.spec, Page)
     if not steps and not pages_only:
         return None, tuple(reasons), tuple(refusals)
-    mode, demoted = _mode(playbook.spec.mode, context)
-    told = Escalation(page.severity, fill(page.summary, cause, context.view) or f"{cause}: a person is needed")
+    mode, demoted = _mode(playbook, context)
+    told = _told(page, cause, context)
     return Plan(playbook.name, mode, tuple(steps), told, demoted), tuple(reasons), tuple(refusals)
 
 
-def _planned(step: Step, made: Effect, cause: Cause, context: Context, checks: tuple[Check, ...]) -> PlannedStep:
+def _told(page: Page, cause: Cause, context: Context) -> Escalation:
+    summary = fill(page.summary, cause, context.view) or f"{cause}: a person is needed"
+    return Escalation(page.severity, summary, fill(page.details, cause, context.view), page.to)
+
+
+def _way_back(step: Step) -> HookCall | None:
+    return step.undo if isinstance(step.undo, HookCall) else None
+
+
+def _planned(step: Step, stage: tuple[str, ActionSpec], made: Effect, cause: Cause, context: Context) -> PlannedStep:
+    name, spec = stage
     services: tuple[str, ...] = (target(made.change),)
-    if isinstance(step.action.spec, Breaker):  # requests to the callee no longer show whether users are well
+    if isinstance(spec, Breaker):  # requests to the callee no longer show whether users are well
         callers = context.topology.callers(services[0])
         services = tuple(sorted(callers | ({cause.edge.caller} if cause.edge else set()))) or services
+    verify = step.verify
+    if verify is not None and verify.services:
+        named = (fill(each, cause, context.view) for each in verify.services)
+        services = tuple(sorted({each for each in named if each})) or services
     return PlannedStep(
-        name=step.name,
+        name=name,
         change=made.change,
         hold_down_s=step.hold_down,
-        verify_deadline_s=step.verify.deadline if step.verify else 0.0,
-        verify_target=VerifyTarget(services, cause.signal),
+        verify_deadline_s=verify.deadline if verify else 0.0,
+        verify_target=VerifyTarget(services, (verify.signal if verify else None) or cause.signal),
         blast_radius=made.blast_radius,
         reason=made.reason,
-        checks=checks,
+        reversibility=made.reversibility,
     )
 
 
-def _mode(mode: Mode, context: Context) -> tuple[Mode, str]:
-    """Return the mode in effect: too many acts of late that did not help take `auto` away from every playbook."""
-    limits = context.limits
+def _mode(playbook: Playbook, context: Context) -> tuple[Mode, str]:
+    """Return the mode in effect.
+
+    Too many acts of late that did not help take `auto` away from every playbook; so does a missing certificate from one.
+    """
+    limits, mode = context.limits, playbook.spec.mode
+    if mode is Mode.AUTO and (why := context.uncertified.get(playbook.name)):
+        return Mode.APPROVE, f"{why}: a person approves"
     rate, settled = context.ledger.undo_rate(context.now - limits.undo_s)
     if mode is Mode.AUTO and settled >= limits.undo_least and rate >= limits.undo_rate:
         return Mode.APPROVE, f"{percent(rate)} of the last {settled} actions did not help: a person approves"
@@ -233,7 +265,7 @@ def _mismatch(playbook: Playbook, cause: Cause, context: Context) -> str:
         return f"wants {percent(when.min_probability)} certainty, there is {percent(cause.probability)}"
     if context.severity.rank < when.min_severity.rank:
         return f"wants severity {when.min_severity}, this is {context.severity}"
-    return _unselected(when.services, cause, context)
+    return _unselected(when.services, cause, context) or unmet(when.expression, cause, context)
 
 
 def _unselected(services: Services, cause: Cause, context: Context) -> str:
@@ -255,8 +287,10 @@ def _either(words: Sequence[str]) -> str:
 
 
 def _praise(playbook: Playbook, made: Plan, dropped: tuple[str, ...]) -> str:
-    what = f"{len(made.steps)} of {len(playbook.spec.steps)} steps possible" if made.steps else "pages at once"
+    count = sum(len(step.stages) for step in playbook.spec.steps)
+    what = f"{len(made.steps)} of {count} steps possible" if made.steps else "pages at once"
     without = f"; without {'; '.join(dropped)}" if dropped else ""
+    without += f"; in mode {made.mode}, {made.demoted}" if made.demoted else ""
     return (
         f"first match by priority ({playbook.spec.priority}) and specificity ({playbook.specificity}), {what}{without}"
     )
@@ -272,7 +306,7 @@ def _escalation(
     why = "; ".join(f"{each.playbook}: {each.reason}" for each in near)
     if chosen is not None:
         page = chosen.escalation
-        return Escalation(page.severity, f"{page.summary}. {why}" if why else page.summary)
+        return replace(page, summary=f"{page.summary}. {why}" if why else page.summary)
     severity = max(context.severity, Severity.WARNING, key=lambda each: each.rank)
     return Escalation(severity, f"{cause}: not acting. {why or 'no playbook applies'}")
 

@@ -29,53 +29,35 @@ cannot say (an unreachable step, an action without undo) is the matter of `playb
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated, Literal, Self, TypeAlias
+from datetime import datetime
+from typing import Annotated, Final, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic.alias_generators import to_camel
+from cronsim import CronSim, CronSimError
+from pydantic import Field, model_validator
 
 from models.incident import CauseKind, Signal
-from playbooks.units import Duration, Share
+from playbooks.base import Mode, Model, Severity
+from playbooks.deeds import Action, ActionSpec, HookName, Page, dose
+from playbooks.units import Duration, Share, percent, span
+
+__all__ = ["Action", "ActionSpec", "Mode", "Page", "Playbook", "Severity", "Step", "When"]
 
 
-class Mode(StrEnum):
-    """How far a playbook may go by itself."""
+class Services(Model):
+    """Which services a playbook may touch: by names, by labels of their instances, or all of them, said on purpose.
 
-    SHADOW = "shadow"  # say what it would do; do nothing
-    APPROVE = "approve"  # do it once a person said yes
-    AUTO = "auto"  # do it
-
-
-class Severity(StrEnum):
-    """How much it matters to users, in ascending order."""
-
-    INFO = "info"
-    WARNING = "warning"
-    CRITICAL = "critical"
-
-    @property
-    def rank(self) -> int:
-        """Return its place in the order, from 0."""
-        return list(Severity).index(self)
-
-
-class _Model(BaseModel):
-    """Base of everything in a playbook: camelCase in YAML, strict, frozen, no unknown fields."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, alias_generator=to_camel)
-
-
-class Services(_Model):
-    """Which services a playbook may touch: by `names`, by `labels` of their instances, or `all: true`, said on purpose.
-
-    `except` takes names out again. Choosing nothing is an error, never "all".
+    Choosing nothing is an error, never "all".
     """
 
     names: tuple[str, ...] = ()
-    labels: dict[str, str] = {}
+    """These services."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Services whose instances all carry these labels."""
     everything: bool = Field(default=False, alias="all")
+    """Every service of the mesh."""
     exclude: tuple[str, ...] = Field(default=(), alias="except")
+    """But not these."""
 
     @model_validator(mode="after")
     def _chooses(self) -> Self:
@@ -89,208 +71,230 @@ class Services(_Model):
         return self
 
 
-class When(_Model):
+class When(Model):
     """What an incident must look like. All given conditions must hold."""
 
     cause: Annotated[tuple[CauseKind, ...], Field(min_length=1)]
+    """Kinds of cause it is for."""
     signal: Annotated[tuple[Signal, ...], Field(min_length=1)] = tuple(Signal)
+    """Golden signals by which the cause shows."""
     services: Services
+    """Services it may touch."""
     min_probability: Annotated[Share, Field(gt=0)] = 0.7
+    """How sure the agent must be of the cause."""
     min_severity: Severity = Severity.INFO
+    """How much it must hurt; `critical` is a fifth of the requests failing, or five times slower."""
+    expression: str = ""
+    """A condition over the evidence, in CEL; see below for what it may speak of. Empty holds always."""
 
 
-class Rate(_Model):
-    """At most `count` actions in any window of length `per`."""
+class Rate(Model):
+    """How many actions in how long."""
 
     count: Annotated[int, Field(ge=1)] = 5
+    """Most actions in any window."""
     per: Annotated[Duration, Field(gt=0)] = 600.0
+    """Length of the window."""
 
 
-class Guard(_Model):
-    """How far the playbook may go. The limits of the whole mesh (`guards.Limits`) hold beside them.
+class Freeze(Model):
+    """A time in which nothing is done: `from` and `to` once, or `cron` and `lasts` again and again."""
 
-    `max_traffic_share`: most of the service's traffic that one step may treat differently. `max_capacity_share`: most of
-    its healthy instances that one step may take away. `min_healthy_share`: how much of them must stay in service, with
-    all that is already away counted. `headroom`: share of its limit that each remaining instance must keep free after
-    taking over the load (0: not asked for). `cooldown`: pause between two actions on one service. `strikes`: after so
-    many failures on one service within an hour the playbook stops there. `concurrency`: unverified actions at once.
-    """
+    reason: str = ""
+    """Why, for whoever is paged instead."""
+    start: Annotated[str, Field(alias="from")] = ""
+    """Date, or date and time (ISO 8601), in `zone`."""
+    end: Annotated[str, Field(alias="to")] = ""
+    """Date, or date and time; the freeze ends before it."""
+    cron: str = ""
+    """When it begins, as five cron fields, in `zone`."""
+    lasts: Duration = 0.0
+    """How long it lasts from each beginning."""
+    zone: str = "UTC"
+    """IANA name of the time zone, like `Europe/Berlin`."""
+
+    @model_validator(mode="after")
+    def _tells_a_time(self) -> Self:
+        once, often = bool(self.start and self.end), bool(self.cron and self.lasts)
+        if once == often or bool(self.start) != bool(self.end) or bool(self.cron) != bool(self.lasts):
+            raise ValueError("give `from` and `to`, or `cron` and `lasts`")
+        try:
+            zone = ZoneInfo(self.zone)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError(f"`{self.zone}` is not a time zone; write one like `Europe/Berlin` or `UTC`") from error
+        if once:
+            if _moment(self.start, zone) >= _moment(self.end, zone):
+                raise ValueError(f"the freeze would end ({self.end}) before it begins ({self.start})")
+            return self
+        try:
+            CronSim(self.cron, datetime(2000, 1, 1, tzinfo=zone))
+        except CronSimError as error:
+            raise ValueError(
+                f"`{self.cron}` is not a cron schedule ({error}); `0 22 * * 1-5` is ten on weekdays"
+            ) from error
+        return self
+
+    def holds(self, at: float) -> bool:
+        """Tell whether the freeze is in force at Unix time `at`."""
+        zone = ZoneInfo(self.zone)
+        if self.start:
+            return _moment(self.start, zone).timestamp() <= at < _moment(self.end, zone).timestamp()
+        try:  # backwards from the first whole minute after `at`: the last beginning up to now
+            begun = next(CronSim(self.cron, datetime.fromtimestamp(at + 60, zone), reverse=True))
+        except StopIteration:
+            return False
+        return begun.timestamp() <= at < begun.timestamp() + self.lasts
+
+    def __str__(self) -> str:
+        """Render for people: why and when."""
+        when = f"{self.start} to {self.end}" if self.start else f"{span(self.lasts)} from `{self.cron}` on"
+        return f"{self.reason + ', ' if self.reason else ''}{when} ({self.zone})"
+
+
+def _moment(text: str, zone: ZoneInfo) -> datetime:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"`{text}` is not a date; write `2026-12-24` or `2026-12-24T18:00`") from error
+    return found if found.tzinfo else found.replace(tzinfo=zone)
+
+
+class Budget(Model):
+    """What the error budget of the touched service must look like. A service without an objective has no budget to spend."""
+
+    min_remaining: Share = 0.0
+    """How much of the budget must be left."""
+    max_burn: Annotated[float, Field(ge=0, strict=False)] = 0.0
+    """Most times the sustainable rate at which it may burn; 0: any."""
+
+
+class Guard(Model):
+    """How far the playbook may go. The limits of the whole mesh hold beside them."""
 
     max_traffic_share: Share = 0.5
+    """Most of the service's traffic that one step may treat differently."""
     max_capacity_share: Share = 0.5
+    """Most of its healthy instances that one step may take away."""
     min_healthy_share: Share = 0.5
+    """How much of them must stay in service, with all that is already away counted."""
     headroom: Share = 0.0
+    """Share of its limit that each remaining instance must keep free after taking over the load; 0%: not asked for."""
+    max_load_factor: Annotated[float, Field(ge=0, strict=False)] = 0.0
+    """Most times its present load that a remaining instance may get; 0: not asked for."""
     cooldown: Duration = 60.0
+    """Pause between two actions on one service."""
     rate: Rate = Rate()
+    """Most actions of this playbook in a window."""
     strikes: Annotated[int, Field(ge=1)] = 2
+    """After so many failures on one service within an hour the playbook stops there."""
     concurrency: Annotated[int, Field(ge=1)] = 1
+    """Most of its actions that are not verified yet, over all services."""
+    freeze: tuple[Freeze, ...] = ()
+    """Times in which it does nothing and a person is paged."""
+    error_budget: Budget = Budget()
+    """What the service's error budget must look like."""
 
 
-class ShiftTrafficAway(_Model):
-    """Send the traffic of one version to the other healthy versions; `keep` is the share it may keep of its own."""
-
-    away: str = "{cause.version}"
-    keep: Annotated[Share, Field(lt=1)] = 0.0
-
-
-class Eject(_Model):
-    """Take one instance out of load balancing; what it is busy with it may finish."""
-
-    instance: str = "{cause.instance}"
-
-
-class Breaker(_Model):
-    """Answer requests to a service in its callers' sidecars: with its declared fallback, or with a quick 503.
-
-    `caller` `all` is every caller; `{cause.caller}` the one on whose edge the fault shows most.
-    """
-
-    respond: Literal["fallback", "failFast"]
-    callee: str = "{cause.service}"
-    caller: str = "all"
-    percent: Annotated[int, Field(ge=1, le=100)] = 100
-
-
-class Timeout(_Model):
-    """Replace the timeout of requests to a service."""
-
-    timeout: Annotated[Duration, Field(gt=0)]
-    service: str = "{cause.service}"
-
-
-class RetryPolicy(_Model):
-    """Replace the retry policy towards a service; 0 attempts is none. `budget` bounds retries as a share of load."""
-
-    attempts: Annotated[int, Field(ge=0, le=10)]
-    budget: Share = 0.2
-    per_try_timeout: Duration = 0.0
-    service: str = "{cause.service}"
-
-
-class Limit(_Model):
-    """Replace the connection-pool limits towards a service, per caller's sidecar."""
-
-    max_requests: Annotated[int, Field(ge=0)] = 0
-    max_pending: Annotated[int, Field(ge=0)] = 0
-    max_connections: Annotated[int, Field(ge=0)] = 0
-    service: str = "{cause.service}"
-
-    @model_validator(mode="after")
-    def _limits(self) -> Self:
-        if not (self.max_requests or self.max_pending or self.max_connections):
-            raise ValueError("limits nothing: give `maxRequests`, `maxPending` or `maxConnections`")
-        return self
-
-
-class Outliers(_Model):
-    """Replace Envoy's own outlier detection for a service."""
-
-    consecutive_errors: Annotated[int, Field(ge=1)]
-    interval: Annotated[Duration, Field(gt=0)] = 1.0
-    ejection: Annotated[Duration, Field(gt=0)] = 10.0
-    max_ejection: Share = 0.5
-    service: str = "{cause.service}"
-
-
-class Page(_Model):
-    """Call a person. `summary` may use placeholders; empty gives a sentence made from the cause."""
-
-    severity: Severity = Severity.CRITICAL
-    summary: str = ""
-
-
-ActionSpec: TypeAlias = ShiftTrafficAway | Eject | Breaker | Timeout | RetryPolicy | Limit | Outliers | Page
-"""The closed set of actions."""
-
-
-class Action(_Model):
-    """Exactly one of the actions."""
-
-    shift_traffic: ShiftTrafficAway | None = None
-    eject_instance: Eject | None = None
-    open_breaker: Breaker | None = None
-    set_timeout: Timeout | None = None
-    set_retries: RetryPolicy | None = None
-    limit_connections: Limit | None = None
-    set_outlier_detection: Outliers | None = None
-    page: Page | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        given = [to_camel(name) for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
-            found = f"found {', '.join(given)}" if given else "found none"
-            raise ValueError(f"a step takes exactly one action, {found}; with no options write `ejectInstance: {{}}`")
-        return self
-
-    @property
-    def spec(self) -> ActionSpec:
-        """Return the one action that is given."""
-        options = (
-            self.shift_traffic,
-            self.eject_instance,
-            self.open_breaker,
-            self.set_timeout,
-            self.set_retries,
-            self.limit_connections,
-            self.set_outlier_detection,
-            self.page,
-        )
-        return next(option for option in options if option is not None)
-
-    @property
-    def name(self) -> str:
-        """Return its name in YAML, like `shiftTraffic`."""
-        return next(to_camel(name) for name in type(self).model_fields if getattr(self, name) is not None)
-
-
-class Verify(_Model):
-    """How the step proves itself: the signal back inside its baseline before `deadline` (from the act), or undo."""
+class Verify(Model):
+    """How a step proves itself: the signal back inside its baseline before the deadline, or undo."""
 
     deadline: Annotated[Duration, Field(gt=0)]
+    """How long it may take from the act on."""
+    signal: Signal | None = None
+    """The signal to look at; none: the one by which the cause shows."""
+    services: tuple[str, ...] = ()
+    """Whose requests to look at (placeholders allowed); none: the touched service's, behind a breaker its callers'."""
 
 
-class Step(_Model):
-    """One thing to try. Steps are alternatives: a step that did not help is undone before the next one.
+class HookCall(Model):
+    """A hook that takes an action back."""
 
-    `hold_down` waits before acting, in case it passes by itself. `undo: automatic` removes the overlay.
-    """
+    hook: HookName
+    """The declared hook."""
+    parameters: dict[str, str] = Field(default_factory=dict)
+    """What to tell it; values may use placeholders."""
+
+
+class Step(Model):
+    """One thing to try. Steps are alternatives: a step that did not help is undone before the next one."""
 
     name: Annotated[str, Field(min_length=1)]
+    """A few words; reports tell steps apart by them."""
     action: Action
+    """What to do: exactly one action."""
     hold_down: Duration = 0.0
+    """How long to wait before acting, in case it passes by itself."""
+    waves: tuple[Annotated[Share, Field(gt=0)], ...] = ()
+    """Ascending doses of an action that can be split, like `[10%, 50%, 100%]`: each is verified, and taken back before
+    the next one, so that the smallest comes first."""
     verify: Verify | None = None
-    undo: Literal["automatic"] | None = None
+    """How it proves itself."""
+    undo: Literal["automatic", "nothing"] | HookCall | None = None
+    """`automatic`: the overlay is removed, a scaling taken back. A hook's undo is another hook. `nothing`: it cannot be
+    taken back, and a `holdDown` of at least 10 s stands before it."""
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if list(self.waves) != sorted(set(self.waves)):
+            raise ValueError("`waves` must rise, like `[10%, 50%, 100%]`")
+        return self
+
+    @property
+    def stages(self) -> tuple[tuple[str, ActionSpec], ...]:
+        """Return what is really tried, in order: the action, or each of its waves, with a name of its own."""
+        spec = self.action.spec
+        doses = [(share, dose(spec, share)) for share in self.waves]
+        named = tuple((f"{self.name} ({percent(share)})", part) for share, part in doses if part is not None)
+        return named or ((self.name, spec),)
 
 
-class Spec(_Model):
+class Spec(Model):
     """The body of a playbook."""
 
     description: str = ""
+    """What is broken and what this does about it, for whoever is paged."""
     when: When
+    """What an incident must look like."""
     mode: Mode = Mode.SHADOW
+    """`shadow` only says what it would do; `approve` asks a person first; `auto` acts."""
     priority: int = 0
+    """Of several that match, the highest acts; among equals the one that selects more narrowly."""
     guard: Guard = Guard()
+    """How far it may go."""
     steps: Annotated[tuple[Step, ...], Field(min_length=1)]
+    """What to try, in order."""
     escalate: Page = Page()
+    """Whom to tell what when nothing helped."""
 
 
-class Metadata(_Model):
+class Metadata(Model):
     """Name and labels, as Kubernetes writes them."""
 
     name: str
+    """Name of the playbook."""
     namespace: str = ""
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
+    """Namespace, where there are several."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Labels, for selecting."""
+    annotations: dict[str, str] = Field(default_factory=dict)
+    """Notes; `fibrin.dev/drill` names the drill that certifies it."""
 
 
-class Playbook(_Model):
+DRILL: Final = "fibrin.dev/drill"
+"""The annotation that names the drill which proves a playbook."""
+
+
+class Playbook(Model):
     """One playbook."""
 
     api_version: Literal["fibrin.dev/v1"]
+    """`fibrin.dev/v1`."""
     kind: Literal["Playbook"]
+    """`Playbook`."""
     metadata: Metadata
+    """Name and labels."""
     spec: Spec
+    """What it says."""
 
     @property
     def name(self) -> str:
@@ -298,9 +302,14 @@ class Playbook(_Model):
         return self.metadata.name
 
     @property
+    def drill(self) -> str:
+        """Return the name of the drill that certifies it, "" when it names none."""
+        return self.metadata.annotations.get(DRILL, "")
+
+    @property
     def specificity(self) -> int:
         """Return how narrowly it selects (higher is narrower): decides among equal priorities."""
         when = self.spec.when
         services = 200 if when.services.names else 100 if when.services.labels else 0
         narrow = (len(CauseKind) - len(when.cause)) + (len(Signal) - len(when.signal))
-        return services + narrow + when.min_severity.rank
+        return services + narrow + when.min_severity.rank + 2 * bool(when.expression)

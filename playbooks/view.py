@@ -8,9 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from models.domain import Health, Instance, Topology
-from models.overlay import EjectInstance, Overlay, Owner, ShiftTraffic, in_force
+from models.overlay import (
+    Change,
+    DrainInstance,
+    EjectInstance,
+    Overlay,
+    Owner,
+    RunHook,
+    ShiftTraffic,
+    ShiftZones,
+    in_force,
+    target,
+)
+
+REGION: Final = "region"
+"""The instance label that names the region of its zone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +44,14 @@ class View:
         return tuple(sorted(i for i in self.topology.of(service) if i.health is Health.HEALTHY))
 
     def serving(self, service: str) -> tuple[Instance, ...]:
-        """Return the instances that take traffic now: healthy, not ejected, of a version with a weight, by id."""
-        away = self._ejected()
+        """Return the instances that take traffic now: available, of a version with a weight, by id."""
         shares = self.shares(service)
-        return tuple(i for i in self.healthy(service) if i.id not in away and shares.get(i.version, 0.0) > 0)
+        return tuple(i for i in self.available(service) if shares.get(i.version, 0.0) > 0)
 
     def available(self, service: str) -> tuple[Instance, ...]:
-        """Return the instances that could take traffic: healthy and not ejected, whatever their version's weight."""
-        away = self._ejected()
-        return tuple(i for i in self.healthy(service) if i.id not in away)
+        """Return the instances that could take traffic whatever their version's weight: healthy, and nobody's to miss."""
+        changes = [overlay.change for overlay in in_force(self.overlays) if target(overlay.change) == service]
+        return tuple(i for i in self.healthy(service) if not any(missing(change, i) for change in changes))
 
     def weighted(self, service: str) -> bool:
         """Tell whether the service's traffic is split by weights (else all versions are one pool)."""
@@ -53,32 +67,55 @@ class View:
         pool = self.available(service)
         return {version: sum(i.version == version for i in pool) / len(pool) for version in sorted(_versions(pool))}
 
+    def zone_shares(self, service: str) -> Mapping[str, float]:
+        """Return the share of traffic of each zone, 0–1: by weights where an overlay sets them, else by instances."""
+        for overlay in in_force(self.overlays):
+            if isinstance(overlay.change, ShiftZones) and overlay.change.service == service:
+                total = sum(overlay.change.weights.values())
+                return {zone: weight / total for zone, weight in sorted(overlay.change.weights.items())}
+        shares, pool = self.shares(service), self.serving(service)
+        of_version = {version: sum(i.version == version for i in pool) for version in _versions(pool)}
+        by_zone: dict[str, float] = {}
+        for i in pool:
+            part = shares[i.version] / of_version[i.version] if self.weighted(service) else 1 / len(pool)
+            by_zone[i.zone] = by_zone.get(i.zone, 0.0) + part
+        whole = sum(by_zone.values())
+        return {zone: part / whole for zone, part in sorted(by_zone.items())} if whole else {}
+
     def taken(self) -> Mapping[str, int]:
         """Return how many healthy instances the agent's overlays keep from serving, per service (only where > 0)."""
-        agents = {o.change.service for o in self._agents() if isinstance(o.change, EjectInstance | ShiftTraffic)}
-        counts = {service: self.taken_from(service) for service in sorted(agents)}
+        services = {target(o.change) for o in self._agents()}
+        counts = {service: self.taken_from(service) for service in sorted(services)}
         return {service: count for service, count in counts.items() if count}
 
     def taken_from(self, service: str) -> int:
         """Return how many healthy instances of one service the agent's overlays keep from serving."""
-        ejected = {o.change.instance for o in self._agents() if isinstance(o.change, EjectInstance)}
+        changes = [o.change for o in self._agents() if target(o.change) == service]
         idle: set[str] = set()
-        for overlay in self._agents():
-            if isinstance(overlay.change, ShiftTraffic) and overlay.change.service == service:
-                idle = {version for version, weight in overlay.change.weights.items() if weight == 0}
-        return sum(i.id in ejected or i.version in idle for i in self.healthy(service))
+        for change in changes:
+            if isinstance(change, ShiftTraffic):
+                idle = {version for version, weight in change.weights.items() if weight == 0}
+        return sum(i.version in idle or any(missing(change, i) for change in changes) for i in self.healthy(service))
 
     def _agents(self) -> tuple[Overlay, ...]:
         return tuple(o for o in in_force(self.overlays) if o.owner is Owner.AGENT)
-
-    def _ejected(self) -> frozenset[str]:
-        return frozenset(o.change.instance for o in in_force(self.overlays) if isinstance(o.change, EjectInstance))
 
     def _shift(self, service: str) -> ShiftTraffic | None:
         for overlay in in_force(self.overlays):
             if isinstance(overlay.change, ShiftTraffic) and overlay.change.service == service:
                 return overlay.change
         return None
+
+
+def missing(change: Change, instance: Instance) -> bool:
+    """Tell whether a change takes an instance of its service away, whatever its version's weight."""
+    match change:
+        case EjectInstance(instance=name) | DrainInstance(instance=name) | RunHook(instance=name):
+            return instance.id == name
+        case ShiftZones(weights=weights):
+            return weights.get(instance.zone, 0) <= 0
+        case _:
+            return False
 
 
 def _versions(instances: tuple[Instance, ...]) -> frozenset[str]:

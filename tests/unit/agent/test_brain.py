@@ -69,5 +69,5 @@ async def test_a_dependency_that_goes_down_is_answered_by_its_fallback(tmp_path:
     assert incident.times["acted"] - began <= 1.0
     (overlay,) = await mesh.actuator.overlays()
     assert isinstance(overlay.change, OpenBreaker)
-    assert replace(overlay.change, caller="") == OpenBreaker("payment", respond="fallback")
+    assert replace(overlay.change, caller="", probe_percent=0) == OpenBreaker("payment", respond="fallback")
     await mesh.close()

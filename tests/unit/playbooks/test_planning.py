@@ -114,7 +114,7 @@ def test_dependency_down_with_fallback_opens_the_breaker(mesh: Shop) -> None:
     assert decision.plan is not None
     (step,) = decision.plan.steps
     assert (decision.plan.playbook, decision.plan.mode) == ("dependency-down-fallback", Mode.AUTO)
-    assert step.change == OpenBreaker("ads", "", 100, "fallback")
+    assert step.change == OpenBreaker("ads", "", 100, "fallback", 5)
     assert step.verify_target.services == ("storefront",)
 
 
@@ -123,7 +123,7 @@ def test_dependency_down_without_fallback_asks_a_person(mesh: Shop) -> None:
     decision = plan(mesh.cause(CauseKind.DEPENDENCY, "payment", ""), mesh.context(), mesh.library)
     assert decision.plan is not None
     assert (decision.plan.playbook, decision.plan.mode) == ("dependency-down-fail-fast", Mode.APPROVE)
-    assert decision.plan.steps[0].change == OpenBreaker("payment", "", 100, "fail-fast")
+    assert decision.plan.steps[0].change == OpenBreaker("payment", "", 100, "fail-fast", 5)
     assert decision.plan.steps[0].verify_target.services == ("checkout", "storefront")
     reasons = {each.playbook: each.reason for each in decision.considered}
     assert "payment declares no fallback answer" in reasons["dependency-down-fallback"]
@@ -322,8 +322,8 @@ def test_the_ledger_holds_back(mesh: Shop, book: Ledger, guard: GuardName) -> No
     assert later.plan.playbook == "bad-version"
 
 
-def test_headroom_is_asked_for_where_a_limit_is_known(mesh: Shop) -> None:
-    """Load is not moved onto instances that would be fuller than the playbook allows."""
+def test_required_headroom_must_be_known_and_free(mesh: Shop) -> None:
+    """Load is not moved onto instances that would be fuller than the playbook allows, or of which nobody knows."""
     spec = """
   when: {cause: [version], services: {names: [catalog]}}
   guard: {headroom: 20%}
@@ -333,7 +333,7 @@ def test_headroom_is_asked_for_where_a_limit_is_known(mesh: Shop) -> None:
     mine = (write(spec),)
     assert plan(mesh.cause(), mesh.context(saturation={"catalog": 0.6}), mine).plan is not None
     assert refused_by(plan(mesh.cause(), mesh.context(saturation={"catalog": 0.75}), mine)) == {GuardName.HEADROOM}
-    assert plan(mesh.cause(), mesh.context(), mine).plan is not None
+    assert refused_by(plan(mesh.cause(), mesh.context(), mine)) == {GuardName.HEADROOM}
 
 
 def test_too_many_failures_of_late_take_auto_away(mesh: Shop) -> None:
@@ -408,7 +408,7 @@ def test_every_action_becomes_its_change(mesh: Shop) -> None:
         SetRetries("cart", 0, 0.2, 0.0),
         LimitConnections("cart", 10),
         SetOutlierDetection("cart", 3, 1.0, 10.0, 50),
-        OpenBreaker("cart", "storefront", 50, "fail-fast"),
+        OpenBreaker("cart", "storefront", 50, "fail-fast", 5),
     ]
     assert decision.plan.steps[0].hold_down_s == 3.0
     assert decision.plan.escalation.summary == "cart seen from storefront"
