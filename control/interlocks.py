@@ -79,11 +79,11 @@ def check(
     result = effective(declared, [*others, overlay], members, floor=floor)
     if reason := result.held_back.get(overlay.id):
         raise Refused(f"{overlay.change.kind} on {target(change)}: {reason}", hint=_way_out(change))
-    if isinstance(change, ShiftTraffic):
+    if isinstance(change, ShiftTraffic | ShiftZones):
         before = effective(declared, others, members, floor=floor).held_back
         if lifted := sorted(set(result.held_back) - set(before)):
             raise Refused(
-                f"shift-traffic on {change.service}: {result.held_back[lifted[0]]}",
+                f"{change.kind} on {change.service}: {result.held_back[lifted[0]]}",
                 hint=f"end overlay {lifted[0]} first",
             )
 

@@ -2,14 +2,16 @@
 
 Every registered instance stays a member of its cluster, and only its health says whether it may be picked. An
 instance that is unhealthy, lost or ejected therefore keeps its connections (requests in flight finish, and coming
-back costs nothing). When none may be picked, Envoy answers 503 `UH` at once: with the panic threshold at zero it never
+back costs nothing). Only one that is drained leaves its clusters, and with them its connections as they fall idle. Shares
+of zones are weights of their instances, so that moving them opens no connection anew. When none may be picked, Envoy answers 503 `UH` at once: with the panic threshold at zero it never
 sends requests to instances known to be bad. The floor of capacity is kept above, where ejections are granted.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
-from typing import assert_never
+from typing import Final, assert_never
 
 from control.xds.protos import (
     Address,
@@ -23,6 +25,13 @@ from control.xds.protos import (
     SocketAddress,
 )
 from models.domain import Health, Instance
+from models.policy import ServicePolicy
+
+_HEALTHY: Final = int(HealthStatus.Value("HEALTHY"))
+_DRAINING: Final = int(HealthStatus.Value("DRAINING"))
+_UNHEALTHY: Final = int(HealthStatus.Value("UNHEALTHY"))
+_WEIGHTS: Final = 10_000
+"""What the weights of a cluster's instances add up to where zones have shares."""
 
 
 def socket_address(address: str, port: int) -> Message:
@@ -30,32 +39,38 @@ def socket_address(address: str, port: int) -> Message:
     return Address(socket_address=SocketAddress(address=address, port_value=port))
 
 
-def load_assignment(name: str, instances: Iterable[Instance], ejected: frozenset[str]) -> Message:
-    """Build the endpoints of one cluster, one locality per zone (unweighted: no zone is preferred)."""
+def load_assignment(name: str, instances: Iterable[Instance], policy: ServicePolicy) -> Message:
+    """Build the endpoints of one cluster, one locality per zone; without weights no zone is preferred."""
+    members = sorted((i for i in instances if i.id not in policy.drained), key=lambda i: (i.zone, i.id))
+    sizes = Counter(i.zone for i in members if _health(i, policy) == _HEALTHY)
+    total = sum(policy.zones.get(zone, 0) for zone in sizes)
     zones: dict[str, list[Message]] = {}
-    for instance in sorted(instances, key=lambda i: (i.zone, i.id)):
-        zones.setdefault(instance.zone, []).append(
-            LbEndpoint(
-                endpoint=Endpoint(address=socket_address(instance.address, instance.port)),
-                health_status=_health(instance, ejected),
-            )
+    for instance in members:
+        endpoint = LbEndpoint(
+            endpoint=Endpoint(address=socket_address(instance.address, instance.port)),
+            health_status=_health(instance, policy),
         )
+        if total and sizes[instance.zone]:
+            share = policy.zones.get(instance.zone, 0) / total / sizes[instance.zone]
+            endpoint.load_balancing_weight.value = max(1, round(share * _WEIGHTS))
+        zones.setdefault(instance.zone, []).append(endpoint)
     return ClusterLoadAssignment(
         cluster_name=name,
         endpoints=[
-            LocalityLbEndpoints(locality=Locality(zone=zone), lb_endpoints=members) for zone, members in zones.items()
+            LocalityLbEndpoints(locality=Locality(zone=zone), lb_endpoints=endpoints)
+            for zone, endpoints in zones.items()
         ],
     )
 
 
-def _health(instance: Instance, ejected: frozenset[str]) -> int:
+def _health(instance: Instance, policy: ServicePolicy) -> int:
     match instance.health:
         case Health.HEALTHY:
-            status = "DRAINING" if instance.id in ejected else "HEALTHY"
+            closed = bool(policy.zones) and policy.zones.get(instance.zone, 0) <= 0
+            return _DRAINING if closed or instance.id in policy.ejected else _HEALTHY
         case Health.DRAINING:
-            status = "DRAINING"
+            return _DRAINING
         case Health.UNHEALTHY | Health.LOST:
-            status = "UNHEALTHY"
+            return _UNHEALTHY
         case _:
             assert_never(instance.health)
-    return int(HealthStatus.Value(status))

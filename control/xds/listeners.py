@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from control.xds.clusters import INBOUND_APP
+from control.xds.admission import admission_filters, inbound_table
 from control.xds.endpoints import socket_address
 from control.xds.protos import (
     AccessLogFilter,
@@ -27,7 +27,6 @@ from control.xds.protos import (
     Rds,
     ResponseMapper,
     Route,
-    RouteAction,
     RouteConfiguration,
     RouteMatch,
     Router,
@@ -89,20 +88,18 @@ def explicit_listener(node: Node, service: str, port: int, options: MeshOptions,
 
 
 def inbound_listener(node: Node, options: MeshOptions) -> Message:
-    """Build the mTLS side: every request goes to the application, with the caller's identity in XFCC.
+    """Build the mTLS side: requests that are admitted go to the application, with the caller's identity in XFCC.
 
     A request that found no application says so, and the caller's sidecar may send it elsewhere; a sidecar hears of a
     dead application a second later than the next request does. Only this sidecar may say it, not the application.
     """
-    action = RouteAction(cluster=INBOUND_APP, timeout=seconds(0))
-    route = Route(name=f"{node.service}/inbound", match=RouteMatch(prefix="/"), route=action)
     details = HttpConnectionManager.SetCurrentClientCertDetails(uri=True)
     forward = HttpConnectionManager.ForwardClientCertDetails.Value("SANITIZE_SET")
     manager = HttpConnectionManager(
         codec_type=HttpConnectionManager.CodecType.Value("HTTP2"),
         stat_prefix=INBOUND,
-        route_config=_inline(node.service, route, removed=(UNREACHED_HEADER,)),
-        http_filters=[_router(())],
+        rds=Rds(config_source=ads(options), route_config_name=inbound_table(node.service)),
+        http_filters=[*admission_filters(), _router(())],
         local_reply_config=_unreached(),
         common_http_protocol_options=HttpProtocolOptions(
             idle_timeout=seconds(2 * options.idle_s),
@@ -161,9 +158,8 @@ def _unreached() -> Message:
     return LocalReplyConfig(mappers=[mapper])
 
 
-def _inline(name: str, route: Message, removed: tuple[str, ...] = ()) -> Message:
-    hosts = [VirtualHost(name=name, domains=["*"], routes=[route])]
-    return RouteConfiguration(name=name, virtual_hosts=hosts, response_headers_to_remove=removed)
+def _inline(name: str, route: Message) -> Message:
+    return RouteConfiguration(name=name, virtual_hosts=[VirtualHost(name=name, domains=["*"], routes=[route])])
 
 
 def _listener(name: str, address: str, port: int, manager: Message, direction: str) -> Message:

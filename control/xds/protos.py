@@ -15,7 +15,9 @@ from envoy.config.core.v3 import address_pb2, base_pb2, config_source_pb2, healt
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2, scoped_route_pb2
+from envoy.extensions.filters.http.adaptive_concurrency.v3 import adaptive_concurrency_pb2
 from envoy.extensions.filters.http.fault.v3 import fault_pb2
+from envoy.extensions.filters.http.local_ratelimit.v3 import local_rate_limit_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
 from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
@@ -23,7 +25,7 @@ from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2, tl
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 from envoy.type.matcher.v3 import regex_pb2, string_pb2
-from envoy.type.v3 import percent_pb2
+from envoy.type.v3 import http_status_pb2, percent_pb2, token_bucket_pb2
 from google.protobuf import any_pb2, duration_pb2, wrappers_pb2
 
 Message = Any
@@ -60,6 +62,7 @@ Filter: Any = listener_components_pb2.Filter
 FilterChain: Any = listener_components_pb2.FilterChain
 Listener: Any = listener_pb2.Listener
 DirectResponseAction: Any = route_components_pb2.DirectResponseAction
+FilterConfig: Any = route_components_pb2.FilterConfig
 HeaderMatcher: Any = route_components_pb2.HeaderMatcher
 RetryPolicy: Any = route_components_pb2.RetryPolicy
 Route: Any = route_components_pb2.Route
@@ -69,7 +72,10 @@ VirtualHost: Any = route_components_pb2.VirtualHost
 WeightedCluster: Any = route_components_pb2.WeightedCluster
 RouteConfiguration: Any = route_pb2.RouteConfiguration
 ScopedRouteConfiguration: Any = scoped_route_pb2.ScopedRouteConfiguration
+AdaptiveConcurrency: Any = adaptive_concurrency_pb2.AdaptiveConcurrency
+GradientController: Any = adaptive_concurrency_pb2.GradientControllerConfig
 HTTPFault: Any = fault_pb2.HTTPFault
+LocalRateLimit: Any = local_rate_limit_pb2.LocalRateLimit
 Router: Any = router_pb2.Router
 HttpConnectionManager: Any = http_connection_manager_pb2.HttpConnectionManager
 HttpFilter: Any = http_connection_manager_pb2.HttpFilter
@@ -95,7 +101,11 @@ DiscoveryResource: Any = discovery_pb2.Resource
 RegexMatcher: Any = regex_pb2.RegexMatcher
 StringMatcher: Any = string_pb2.StringMatcher
 FractionalPercent: Any = percent_pb2.FractionalPercent
+HttpStatus: Any = http_status_pb2.HttpStatus
 Percent: Any = percent_pb2.Percent
+TokenBucket: Any = token_bucket_pb2.TokenBucket
+
+_MILLIONTHS = 10_000
 
 
 def seconds(value: float) -> duration_pb2.Duration:
@@ -107,6 +117,12 @@ def seconds(value: float) -> duration_pb2.Duration:
 def u32(value: int) -> wrappers_pb2.UInt32Value:
     """Wrap an unsigned integer."""
     return wrappers_pb2.UInt32Value(value=value)
+
+
+def percentage(percent: float) -> Message:
+    """Return a percentage as a FractionalPercent, exact to a ten-thousandth."""
+    million = FractionalPercent.DenominatorType.Value("MILLION")
+    return FractionalPercent(numerator=round(percent * _MILLIONTHS), denominator=million)
 
 
 def boolean(*, value: bool) -> wrappers_pb2.BoolValue:

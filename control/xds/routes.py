@@ -15,7 +15,6 @@ from control.xds.clusters import version_cluster
 from control.xds.protos import (
     DataSource,
     DirectResponseAction,
-    FractionalPercent,
     HeaderMatcher,
     HeaderValue,
     HeaderValueOption,
@@ -34,6 +33,7 @@ from control.xds.protos import (
     VirtualHost,
     WeightedCluster,
     packed,
+    percentage,
     seconds,
     u32,
 )
@@ -55,9 +55,6 @@ HOST_ATTEMPTS: Final = 16
 again and again by least-request: with Envoy's usual 5, one retry in seven of a pool of two went back to it."""
 
 _CONNECT_FAILURE: Final = "connect-failure"
-_MILLIONTHS: Final = 10_000
-_DENOMINATOR: Final = FractionalPercent.DenominatorType.Value("MILLION")
-
 
 def route_configuration(policy: ServicePolicy, caller: str = "") -> Message:
     """Build the routes to a service as the sidecars of `caller` see them ("" : those no breaker names)."""
@@ -181,15 +178,11 @@ def _fault(fault: wanted.Fault) -> Message:
     message = HTTPFault()
     if fault.abort_percent > 0:
         message.abort.http_status = fault.abort_status
-        message.abort.percentage.CopyFrom(_percent(fault.abort_percent))
+        message.abort.percentage.CopyFrom(percentage(fault.abort_percent))
     if fault.delay_percent > 0 and fault.delay_s > 0:
         message.delay.fixed_delay.CopyFrom(seconds(fault.delay_s))
-        message.delay.percentage.CopyFrom(_percent(fault.delay_percent))
+        message.delay.percentage.CopyFrom(percentage(fault.delay_percent))
     return message
-
-
-def _percent(percent: float) -> Message:
-    return FractionalPercent(numerator=round(percent * _MILLIONTHS), denominator=_DENOMINATOR)
 
 
 def _match(match: wanted.RequestMatch) -> Message:
@@ -235,7 +228,7 @@ def _breaker_route(policy: ServicePolicy, breaker: Breaker) -> Message:
         BREAKER_HEADER: "fallback" if fallback else "open",
         "content-type": fallback.content_type if fallback else "text/plain",
     }
-    share = RuntimeFractionalPercent(default_value=_percent(min(breaker.percent, 100)))
+    share = RuntimeFractionalPercent(default_value=percentage(min(breaker.percent, 100)))
     return Route(
         name=f"{policy.service}/*{BREAKER_SUFFIX}",
         match=RouteMatch(prefix="/", runtime_fraction=share),

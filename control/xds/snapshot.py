@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from control.xds.admission import inbound_routes, inbound_table
 from control.xds.clusters import INBOUND_APP, app_cluster, outbound_cluster, version_cluster
 from control.xds.endpoints import load_assignment
 from control.xds.listeners import (
@@ -24,7 +25,7 @@ from control.xds.listeners import (
 from control.xds.resources import CDS, EDS, EMPTY, LDS, RDS, SRDS, Layer, Resource, Snapshot, Table, resource
 from control.xds.routes import route_configuration, scope, scopes
 from control.xds.world import MeshOptions, Node, World
-from models.domain import Instance
+from models.domain import Health, Instance
 from models.policy import ServicePolicy
 
 SHARED_TYPES: Final = (CDS, EDS, SRDS, RDS)
@@ -75,6 +76,7 @@ class Compiler:
     _services: dict[str, tuple[ServicePolicy, tuple[Instance, ...], ServiceResources]] = field(default_factory=dict)
     _hosts: tuple[tuple[str, tuple[str, ...]], ...] = ()
     _scopes: dict[tuple[str, str], Resource] = field(default_factory=dict)
+    _strangers: dict[str, Table] = field(default_factory=dict)
     _nodes: dict[Node, _Own] = field(default_factory=dict)
 
     def build(self, world: World, node: Node) -> Snapshot:
@@ -87,9 +89,20 @@ class Compiler:
                 EDS: shared.endpoints,
                 LDS: own.listeners,
                 SRDS: shared.scopes,
-                RDS: shared.for_caller.get(node.service, shared.routes),
+                RDS: self._routes(node.service, shared),
             }
         )
+
+    def _routes(self, service: str, shared: Shared) -> Table:
+        """Return the routes of a service's sidecars; one that nobody has heard of yet can be reached all the same."""
+        if service in shared.services:
+            return shared.for_caller.get(service, shared.routes)
+        known = self._strangers.get(service)
+        if known is None or known.shared is not shared.layers[RDS]:
+            name = inbound_table(service)
+            own = known.own if known else {name: resource(name, inbound_routes(ServicePolicy(service), 1))}
+            known = self._strangers[service] = Table(shared.layers[RDS], own)
+        return known
 
     def shared(self, world: World) -> Shared:
         """Return what `world` holds for everybody; an unchanged layer is the same object as in the world before."""
@@ -158,13 +171,20 @@ def service_resources(policy: ServicePolicy, instances: tuple[Instance, ...], op
     clusters = {
         name: resource(name, outbound_cluster(name, policy, len(pool), options)) for name, pool in pools.items()
     }
-    endpoints = {name: resource(name, load_assignment(name, pool, policy.ejected)) for name, pool in pools.items()}
+    endpoints = {name: resource(name, load_assignment(name, pool, policy)) for name, pool in pools.items()}
     general = resource(service, route_configuration(policy))
+    own = inbound_table(service)
+    inbound = resource(own, inbound_routes(policy, _sharing(policy, instances)))
     callers = sorted({breaker.caller for breaker in policy.breakers if breaker.caller})
     return ServiceResources(
-        shared={CDS: clusters, EDS: endpoints, RDS: {service: general}},
+        shared={CDS: clusters, EDS: endpoints, RDS: {service: general, own: inbound}},
         for_caller={caller: resource(service, route_configuration(policy, caller)) for caller in callers},
     )
+
+
+def _sharing(policy: ServicePolicy, instances: Iterable[Instance]) -> int:
+    """Return how many instances share a limit of the whole service."""
+    return sum(i.health is Health.HEALTHY and i.id not in policy.ejected for i in instances)
 
 
 def node_resources(node: Node, known: frozenset[str], options: MeshOptions) -> Mapping[str, Layer]:

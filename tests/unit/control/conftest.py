@@ -89,8 +89,15 @@ def routes() -> str:
 def make() -> Make:
     """Make an instance: `make("a", version="v2")`."""
 
-    def build(name: str, *, service: str = "catalog", version: str = "v1", health: Health = Health.HEALTHY) -> Instance:
-        return Instance(name, service, version, "z1", "127.0.0.9", 15006, health)
+    def build(
+        name: str,
+        *,
+        service: str = "catalog",
+        version: str = "v1",
+        zone: str = "z1",
+        health: Health = Health.HEALTHY,
+    ) -> Instance:
+        return Instance(name, service, version, zone, "127.0.0.9", 15006, health)
 
     return build
 

@@ -12,19 +12,27 @@ from hypothesis import strategies as st
 from control.effective import effective, must_keep
 from models.domain import Health, Instance
 from models.overlay import (
+    AdaptConcurrency,
     Change,
+    DisableFault,
+    DrainInstance,
     EjectInstance,
     InjectFault,
     LimitConnections,
+    LimitRate,
     OpenBreaker,
     Overlay,
     Owner,
+    PauseCanary,
+    RunHook,
     SetOutlierDetection,
     SetRetries,
     SetTimeout,
+    ShedLoad,
     ShiftTraffic,
+    ShiftZones,
 )
-from models.policy import Breaker, Fault, Limits, Route, ServicePolicy
+from models.policy import Admission, Breaker, CallerRate, Fault, Limits, Route, ServicePolicy
 
 Make = Callable[..., Instance]
 
@@ -46,7 +54,20 @@ CHANGES: st.SearchStrategy[Change] = st.one_of(
         service=st.sampled_from(["catalog", "cart"]),
         weights=st.dictionaries(st.sampled_from(["v1", "v2", "v3"]), st.integers(0, 3), max_size=3),
     ),
+    st.builds(
+        ShiftZones,
+        service=st.just("catalog"),
+        weights=st.dictionaries(st.sampled_from(["z", "y"]), st.integers(0, 3), max_size=2),
+    ),
     st.builds(EjectInstance, service=st.just("catalog"), instance=NAMES),
+    st.builds(DrainInstance, service=st.just("catalog"), instance=NAMES),
+    st.builds(
+        LimitRate, service=st.just("catalog"), requests_per_s=st.floats(1, 9), caller=st.sampled_from(["", "cart"])
+    ),
+    st.builds(ShedLoad, service=st.just("catalog"), percent=st.integers(1, 100)),
+    st.builds(DisableFault, service=st.just("catalog")),
+    st.builds(InjectFault, service=st.just("catalog"), abort_percent=st.floats(1, 9)),
+    st.builds(AdaptConcurrency, service=st.just("catalog")),
     st.builds(OpenBreaker, callee=st.just("cart"), caller=st.sampled_from(["", "catalog"])),
     st.builds(SetTimeout, service=st.just("catalog"), timeout_s=st.floats(0.1, 5)),
 )
@@ -68,7 +89,7 @@ INSTANCES = st.lists(
         id=st.sampled_from(["a", "b", "c", "d"]),
         service=st.just("catalog"),
         version=st.sampled_from(["v1", "v2"]),
-        zone=st.just("z"),
+        zone=st.sampled_from(["z", "y"]),
         address=st.just("127.0.0.2"),
         port=st.just(1),
         health=st.sampled_from(Health),
@@ -99,7 +120,7 @@ def test_capacity_never_falls_below_the_floor(overlays: list[Overlay], instances
     """Whatever is overlaid, ejections leave the floor of the healthy instances, and weights somebody to serve them."""
     policy = effective(DECLARED, overlays, instances, floor=floor).policies["catalog"]
     well = {i.id: i for i in instances if i.health is Health.HEALTHY}
-    left = set(well) - policy.ejected
+    left = {name for name, i in well.items() if not policy.zones or policy.zones.get(i.zone)} - policy.ejected
     if well:
         assert len(left) >= min(must_keep(len(well), floor), len(well))
     shifted = any(isinstance(o.change, ShiftTraffic) and o.change.service == "catalog" for o in overlays)
@@ -120,6 +141,13 @@ def test_each_kind_of_change_lands(make: Make) -> None:
         SetOutlierDetection("catalog", 3),
         OpenBreaker("catalog", "cart", 50),
         EjectInstance("catalog", "a"),
+        LimitRate("catalog", 7.0, "cart"),
+        LimitRate("catalog", 9.0),
+        ShedLoad("catalog", 40, "high"),
+        AdaptConcurrency("catalog"),
+        ShiftZones("catalog", {"z1": 1, "z2": 0}),
+        PauseCanary("catalog"),
+        RunHook("catalog", "scale"),
     ]
     found = effective(
         DECLARED, [overlay(str(n), c) for n, c in enumerate(changes)], [make("a"), make("b"), make("c", version="v2")]
@@ -136,6 +164,50 @@ def test_each_kind_of_change_lands(make: Make) -> None:
     assert policy.outlier.consecutive_errors == 3
     assert policy.breakers == (Breaker("cart", 50, "fail-fast"),)
     assert policy.ejected == {"a"}
+    assert policy.drained == frozenset()
+    rates = (CallerRate("", 9.0), CallerRate("cart", 7.0))
+    assert policy.admission == Admission(rates, adaptive=True, shed_percent=40, shed_below="high")
+    assert policy.zones == {"z1": 1}
+
+
+def test_a_drained_instance_is_ejected_too(make: Make) -> None:
+    """Draining is ejecting and more; of the two on one instance one holds."""
+    both = [overlay("d", DrainInstance("catalog", "a"), at=1.0), overlay("e", EjectInstance("catalog", "a"))]
+    policy = effective({}, both, [make("a"), make("b")]).policies["catalog"]
+    assert (policy.ejected, policy.drained) == (frozenset({"a"}), frozenset({"a"}))
+    policy = effective({}, both[1:], [make("a"), make("b")]).policies["catalog"]
+    assert (policy.ejected, policy.drained) == (frozenset({"a"}), frozenset[str]())
+
+
+def test_declared_faults_rest_and_laid_ones_stay() -> None:
+    """Whatever the order, a fault that somebody lays on purpose outlives the silencing of declared ones."""
+    broken = {"cart": ServicePolicy("cart", routes=(Route(fault=Fault(10.0, 500)),))}
+    rest = overlay("r", DisableFault("cart"))
+    drill = overlay("a", InjectFault("cart", 5.0, 503))
+    assert effective(broken, [rest], []).policies["cart"].routes[0].fault is None
+    assert effective(broken, [drill, rest], []).policies["cart"].routes[0].fault == Fault(5.0, 503)
+
+
+def test_zones_are_kept_while_the_others_cannot_carry(make: Make) -> None:
+    """Leaving a zone is held back when too few, or none of a version with a share, would stand elsewhere."""
+    away = [overlay("z", ShiftZones("catalog", {"east": 0, "west": 1}))]
+    east, west = make("a", zone="east"), make("b", zone="west")
+    flat = {"catalog": ServicePolicy("catalog")}
+    assert effective(flat, away, [east, west]).policies["catalog"].zones == {"west": 1}
+    few = effective(flat, away, [east, make("c", zone="east"), west])
+    assert "1 of 3 healthy instances of catalog stand in these zones, 2 must be" in few.held_back["z"]
+    bare = effective(DECLARED, away, [east, make("c", zone="west", version="v2")])
+    assert "v1 has a share" in bare.held_back["z"]
+    lost = effective(flat, away, [east, replace(west, health=Health.LOST)])
+    assert lost.policies["catalog"].zones == {}
+
+
+def test_ejections_count_what_zones_have_closed(make: Make) -> None:
+    """With one zone left, no further instance of it may go below the floor."""
+    members = [make("a", zone="east"), make("b", zone="west"), make("c", zone="west"), make("d", zone="east")]
+    both = [overlay("z", ShiftZones("catalog", {"west": 1})), overlay("e", EjectInstance("catalog", "b"))]
+    found = effective({"catalog": ServicePolicy("catalog")}, both, members)
+    assert "1 of 4 healthy instances" in found.held_back["e"]
 
 
 def test_people_win_and_newer_fences_win() -> None:

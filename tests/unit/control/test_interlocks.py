@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -12,16 +13,22 @@ from models.domain import Instance
 from models.errors import FibrinError, InvalidInput, Refused
 from models.overlay import (
     Change,
+    DrainInstance,
     EjectInstance,
     InjectFault,
     LimitConnections,
+    LimitRate,
     OpenBreaker,
     Overlay,
     Owner,
+    PauseCanary,
+    RunHook,
     SetOutlierDetection,
     SetRetries,
     SetTimeout,
+    ShedLoad,
     ShiftTraffic,
+    ShiftZones,
 )
 from models.policy import Route, ServicePolicy
 
@@ -56,6 +63,15 @@ def laid(name: str, change: Change) -> Overlay:
         (InjectFault("catalog"), InvalidInput, "nothing"),
         (InjectFault("catalog", 5, 700), InvalidInput, "abort_status"),
         (SetOutlierDetection("catalog", 0), InvalidInput, "consecutive_errors"),
+        (DrainInstance("catalog", "c"), Refused, "last healthy instance of v2"),
+        (ShiftZones("catalog", {}), InvalidInput, "empty never means all"),
+        (ShiftZones("catalog", {"z": 0}), Refused, "add up to 0"),
+        (ShiftZones("catalog", {"nowhere": 1}), InvalidInput, "no zone `nowhere`"),
+        (LimitRate("catalog", 0), InvalidInput, "requests_per_s"),
+        (LimitRate("catalog", 5, "nobody"), InvalidInput, "no service `nobody`"),
+        (ShedLoad("catalog", 0), InvalidInput, "between 1 and 100"),
+        (RunHook("catalog", ""), InvalidInput, "names no hook"),
+        (RunHook("catalog", "restart", instance="zz"), InvalidInput, "no instance `zz`"),
     ],
 )
 def test_harm_and_nonsense_are_refused(make: Make, change: Change, error: type[FibrinError], words: str) -> None:
@@ -89,3 +105,15 @@ def test_a_shift_may_not_lift_an_ejection(make: Make) -> None:
     check(eject, only_v1, [], members, floor=0.5)
     with pytest.raises(Refused, match="last healthy instance of v2"):
         check(laid("s", ShiftTraffic("catalog", {"v2": 1})), only_v1, [eject], members, floor=0.5)
+
+
+def test_a_paused_canary_takes_no_step_but_incidents_and_people_do(make: Make) -> None:
+    """A shift without an incident is a canary's step and is refused while the pause is in force."""
+    members = [make("a"), make("b"), make("c", version="v2")]
+    pause = laid("p", PauseCanary("catalog"))
+    step = laid("s", ShiftTraffic("catalog", {"v1": 80, "v2": 20}))
+    with pytest.raises(Refused, match="its canary is paused by p"):
+        check(step, DECLARED, [pause], members, floor=0.5)
+    check(step, DECLARED, [], members, floor=0.5)
+    check(replace(step, incident="inc-1"), DECLARED, [pause], members, floor=0.5)
+    check(replace(step, owner=Owner.PERSON), DECLARED, [pause], members, floor=0.5)

@@ -12,15 +12,39 @@ from google.protobuf.struct_pb2 import Struct
 from hypothesis import given
 from hypothesis import strategies as st
 
+from control.effective import effective
 from control.xds.protos import Locality
 from control.xds.protos import Node as NodeMessage
 from control.xds.resources import CDS, EDS, LDS, RDS, SHORT, SRDS, Resource, Snapshot, Table, difference
 from control.xds.routes import hosts_of, route_configuration, scopes
 from control.xds.snapshot import Compiler, build
-from control.xds.world import MeshOptions, Node, World, spiffe_id
+from control.xds.world import AccessLogs, MeshOptions, Node, World, spiffe_id
 from models.domain import Health, Instance
+from models.overlay import (
+    AdaptConcurrency,
+    Change,
+    DisableFault,
+    DrainInstance,
+    EjectInstance,
+    InjectFault,
+    LimitConnections,
+    LimitRate,
+    OpenBreaker,
+    Overlay,
+    Owner,
+    PauseCanary,
+    RunHook,
+    SetOutlierDetection,
+    SetRetries,
+    SetTimeout,
+    ShedLoad,
+    ShiftTraffic,
+    ShiftZones,
+)
 from models.policy import (
+    Admission,
     Breaker,
+    CallerRate,
     Fallback,
     Fault,
     Limits,
@@ -59,6 +83,16 @@ RICH = ServicePolicy(
     ejected=frozenset({"catalog-1"}),
 )
 
+GUARDED = (
+    ServicePolicy("catalog", drained=frozenset({"catalog-1"}), ejected=frozenset({"catalog-1"}), zones={"west": 3}),
+    ServicePolicy(
+        "shop",
+        admission=Admission(
+            (CallerRate("", 100.0), CallerRate("catalog", 5.0, 2.0)), adaptive=True, shed_percent=25, shed_below="high"
+        ),
+    ),
+)
+
 
 def world(*policies: ServicePolicy, instances: tuple[Instance, ...] = CATALOG) -> World:
     """A world of some policies and the catalog's instances."""
@@ -79,7 +113,7 @@ def versions(snapshot: Snapshot) -> dict[tuple[str, str], str]:
     return {(kind, name): found.version for kind, table in snapshot.tables.items() for name, found in table.items()}
 
 
-@pytest.mark.parametrize(("name", "policies"), [("plain", ()), ("rich", (RICH,))])
+@pytest.mark.parametrize(("name", "policies"), [("plain", ()), ("rich", (RICH,)), ("guarded", GUARDED)])
 def test_snapshot_is_the_golden_one(name: str, policies: tuple[ServicePolicy, ...], options: MeshOptions) -> None:
     """The whole configuration of a sidecar is what was reviewed (FIBRIN_GOLDEN=write writes it anew)."""
     found = json.dumps(readable(build(world(*policies), SHOP, options)), indent=1, sort_keys=True) + "\n"
@@ -157,16 +191,20 @@ def test_unchanged_parts_are_the_very_same(options: MeshOptions) -> None:
 def test_sidecars_share_what_is_the_same(options: MeshOptions) -> None:
     """Tables that hold nothing of one sidecar are one object for all, and stay it while their content does."""
     compiler = Compiler(options)
-    there = world()
+    cart_too = ServicePolicy("cart")
+    there = world(cart_too)
     shop, cart = compiler.build(there, SHOP), compiler.build(there, Node("cart-1", "cart"))
     assert all(shop[kind] is cart[kind] for kind in (EDS, SRDS, RDS))
-    changed = world(ServicePolicy("catalog", breakers=(Breaker("shop", 100, "fail-fast"),)))
+    changed = world(cart_too, ServicePolicy("catalog", breakers=(Breaker("shop", 100, "fail-fast"),)))
     after, other = compiler.build(changed, SHOP), compiler.build(changed, Node("cart-1", "cart"))
     assert all(shop[kind] is after[kind] for kind in (CDS, EDS, LDS, SRDS))
     assert after[RDS] is not other[RDS]
     assert other[RDS] is cart[RDS]
-    again = world(ServicePolicy("catalog", breakers=(Breaker("shop", 100, "fail-fast"),)))
+    again = world(cart_too, ServicePolicy("catalog", breakers=(Breaker("shop", 100, "fail-fast"),)))
     assert compiler.build(again, SHOP)[RDS] is after[RDS]
+    stranger = Node("new-1", "new")
+    assert compiler.build(again, stranger)[RDS] is compiler.build(again, stranger)[RDS]
+    assert "inbound|new" in compiler.build(again, stranger)[RDS], "who is not registered yet can be reached"
 
 
 def test_remembering_changes_nothing(options: MeshOptions) -> None:
@@ -275,3 +313,46 @@ def test_own_layer_lies_on_top() -> None:
     table = Table(shared, {"b": Resource("b", "2", b""), "c": Resource("c", "2", b"")})
     assert {name: found.version for name, found in table.items()} == {"a": "1", "b": "2", "c": "2"}
     assert len(table) == 3
+
+
+OVERLAYS = st.sampled_from(
+    [
+        ShiftTraffic("catalog", {"v1": 1}),
+        ShiftZones("catalog", {"east": 1}),
+        EjectInstance("catalog", "catalog-2"),
+        DrainInstance("catalog", "catalog-1"),
+        OpenBreaker("catalog", "shop", 50),
+        SetRetries("catalog", 0),
+        SetTimeout("catalog", 0.5),
+        LimitConnections("catalog", 3),
+        InjectFault("catalog", 5.0),
+        DisableFault("catalog"),
+        SetOutlierDetection("catalog", 3),
+        LimitRate("shop", 9.0, "catalog"),
+        AdaptConcurrency("shop"),
+        ShedLoad("shop", 20),
+        PauseCanary("catalog"),
+        RunHook("catalog", "scale"),
+    ]
+)
+
+
+@given(st.lists(OVERLAYS, min_size=1, max_size=5), st.randoms(use_true_random=False))
+def test_removing_every_overlay_restores_every_byte(changes: list[Change], rng: random.Random) -> None:
+    """Laid one by one and removed in any order: each sidecar ends up with the very resources it had before."""
+    declared = {"catalog": dataclasses.replace(RICH, ejected=frozenset()), "shop": ServicePolicy("shop")}
+    shop, *catalog = world(instances=CATALOG).instances
+    there = [Overlay(f"o{n}", c, Owner.AGENT, "x", "y", float(n), 1e12, 30.0) for n, c in enumerate(changes)]
+    compiler, option = Compiler(MeshOptions(access_logs=AccessLogs())), World(declared, (shop, *catalog))
+    before = versions(compiler.build(option, SHOP))
+    laid: list[Overlay] = []
+    for overlay in there:
+        laid.append(overlay)
+        policies = effective(declared, laid, option.instances, floor=0.1).policies
+        compiler.build(World(policies, option.instances), SHOP)
+    rng.shuffle(laid)
+    while laid:
+        laid.pop()
+        policies = effective(declared, laid, option.instances, floor=0.1).policies
+        after = versions(compiler.build(World(policies, option.instances), SHOP))
+    assert after == before
