@@ -186,7 +186,7 @@ def _breaker(action: Breaker, cause: Cause, view: View) -> Effect | Infeasible:
 
 def _rate(action: RateLimit, cause: Cause, view: View) -> Effect | Infeasible:
     service, caller = fill(action.service, cause, view), _caller(action.caller, cause, view)
-    if not service or not view.topology.of(service):
+    if not service or not view.of(service):
         return Infeasible(f"the mesh knows no instance of `{service}`")
     if caller is None:
         return Infeasible("the cause names no caller")
@@ -209,7 +209,7 @@ def _of_callers(caller: str, callee: str, view: View) -> float:
 
 def _scale(action: Scale, cause: Cause, view: View) -> Effect | Infeasible:
     service = fill(action.service, cause, view)
-    present = [i for i in view.topology.of(service) if i.health is not Health.LOST]
+    present = [i for i in view.of(service) if i.health is not Health.LOST]
     if not present:
         return Infeasible(f"the mesh knows no instance of `{service}`")
     count = len(present)

@@ -90,7 +90,7 @@ def unmet(expression: str, cause: Cause, context: Context) -> str:
 
 def facts(cause: Cause, context: Context) -> _Data:
     """Return the value of every variable for one incident."""
-    members = context.topology.of(cause.service)
+    members = context.view.of(cause.service)
     worst = _worst(cause, context.anomalies)
     common = set.intersection(*(set(i.labels.items()) for i in members)) if members else set()
     budget = context.budgets.get(cause.service)

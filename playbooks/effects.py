@@ -91,7 +91,7 @@ def fill(template: str, cause: Cause, view: View) -> str:
 
 def _value(name: str, cause: Cause, view: View) -> str:
     subject = cause.subject
-    members = view.topology.of(cause.service)
+    members = view.of(cause.service)
     found = next((i for i in members if i.id == subject), None)
     instance = found if cause.kind is CauseKind.INSTANCE else None
     changed = (change.version for change in cause.changes if change.service == cause.service and change.version)

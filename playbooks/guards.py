@@ -13,9 +13,10 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Final
 
-from models.domain import Instance, Topology
+from models.domain import Health, Instance, Topology
 from models.incident import Anomaly, Cause
 from models.overlay import (
     Change,
@@ -95,7 +96,7 @@ class ErrorBudget:
     burn: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Context:
     """All that a decision depends on beside the cause; equal contexts give equal decisions.
 
@@ -121,7 +122,7 @@ class Context:
     budgets: Mapping[str, ErrorBudget] = field(default_factory=dict)
     uncertified: Mapping[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def view(self) -> View:
         """Return the mesh with the overlays applied."""
         return View(self.topology, self.overlays)
@@ -255,7 +256,7 @@ def _floor_checks(playbook: Playbook, effect: Effect, context: Context) -> Itera
     if empty or left < 1:
         message = f"{service} would send traffic to nowhere: {', '.join(empty) or 'no endpoint is left'}"
     yield Check(GuardName.ENDPOINTS, not empty and left >= 1, left, 1, message)
-    total = sum(len(view.healthy(name)) for name in {i.service for i in context.topology.instances})
+    total = sum(i.health is Health.HEALTHY for i in context.topology.instances)
     now = {name: float(count) for name, count in view.taken().items()}
     before = sum(now.values()) + sum(unseen.values())
     taken = before + max(0, len(view.serving(service)) - len(serving_after(change, view)))
@@ -275,7 +276,7 @@ def serving_after(change: Change, view: View) -> tuple[Instance, ...]:
             before = tuple(o for o in view.overlays if slot(o.change) != slot(change))
             return tuple(i for i in View(view.topology, before).serving(service) if not missing(change, i))
         case RunHook(parameters=parameters) if (wanted := parameters.get("replicas", "")).isdigit():
-            fewer = max(0, len(view.topology.of(service)) - int(wanted))
+            fewer = max(0, len(view.of(service)) - int(wanted))
             serving = view.serving(service)
             return serving[: max(0, len(serving) - fewer)]
         case _:

@@ -94,7 +94,7 @@ def shift_regions(action: ShiftRegionsAway, cause: Cause, view: View) -> Effect 
     region = fill(action.away, cause, view)
     if not region:
         return Infeasible(f"the instances of {cause.service or 'any service'} carry no label `{REGION}`")
-    zones = frozenset(i.zone for i in view.topology.of(cause.service) if i.labels.get(REGION) == region)
+    zones = frozenset(i.zone for i in view.of(cause.service) if i.labels.get(REGION) == region)
     return _leave(zones, f"region {region}", action.keep, cause, view)
 
 

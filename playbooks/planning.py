@@ -274,7 +274,7 @@ def _unselected(services: Services, cause: Cause, context: Context) -> str:
     if services.names and cause.service not in services.names:
         return f"is for {_either(services.names)}, the service is {cause.service}"
     if services.labels:
-        instances = context.topology.of(cause.service)
+        instances = context.view.of(cause.service)
         wanted = services.labels.items()
         if not instances or not all(wanted <= i.labels.items() for i in instances):
             labels = ", ".join(f"{key}={value}" for key, value in sorted(wanted))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from models.domain import Health, Instance, Topology
@@ -28,20 +29,24 @@ REGION: Final = "region"
 """The instance label that names the region of its zone."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class View:
-    """A topology and the overlays over it."""
+    """A topology and the overlays over it; what was asked once is remembered."""
 
     topology: Topology
     overlays: tuple[Overlay, ...] = ()
 
+    def of(self, service: str) -> tuple[Instance, ...]:
+        """Return the instances of a service."""
+        return self._members.get(service, ())
+
     def known(self, service: str) -> bool:
         """Tell whether the mesh has heard of `service`."""
-        return bool(self.topology.of(service)) or any(service in (e.caller, e.callee) for e in self.topology.edges)
+        return bool(self.of(service)) or any(service in (e.caller, e.callee) for e in self.topology.edges)
 
     def healthy(self, service: str) -> tuple[Instance, ...]:
         """Return the instances that would serve if no overlay took them out, by id."""
-        return tuple(sorted(i for i in self.topology.of(service) if i.health is Health.HEALTHY))
+        return tuple(sorted(i for i in self.of(service) if i.health is Health.HEALTHY))
 
     def serving(self, service: str) -> tuple[Instance, ...]:
         """Return the instances that take traffic now: available, of a version with a weight, by id."""
@@ -50,8 +55,12 @@ class View:
 
     def available(self, service: str) -> tuple[Instance, ...]:
         """Return the instances that could take traffic whatever their version's weight: healthy, and nobody's to miss."""
-        changes = [overlay.change for overlay in in_force(self.overlays) if target(overlay.change) == service]
-        return tuple(i for i in self.healthy(service) if not any(missing(change, i) for change in changes))
+        found = self._available.get(service)
+        if found is None:
+            changes = [overlay.change for overlay in self._over(service)]
+            found = tuple(i for i in self.healthy(service) if not any(missing(change, i) for change in changes))
+            self._available[service] = found
+        return found
 
     def weighted(self, service: str) -> bool:
         """Tell whether the service's traffic is split by weights (else all versions are one pool)."""
@@ -69,8 +78,8 @@ class View:
 
     def zone_shares(self, service: str) -> Mapping[str, float]:
         """Return the share of traffic of each zone, 0–1: by weights where an overlay sets them, else by instances."""
-        for overlay in in_force(self.overlays):
-            if isinstance(overlay.change, ShiftZones) and overlay.change.service == service:
+        for overlay in self._over(service):
+            if isinstance(overlay.change, ShiftZones):
                 total = sum(overlay.change.weights.values())
                 return {zone: weight / total for zone, weight in sorted(overlay.change.weights.items())}
         shares, pool = self.shares(service), self.serving(service)
@@ -84,27 +93,39 @@ class View:
 
     def taken(self) -> Mapping[str, int]:
         """Return how many healthy instances the agent's overlays keep from serving, per service (only where > 0)."""
-        services = {target(o.change) for o in self._agents()}
+        services = {target(overlay.change) for overlay in self._in_force if overlay.owner is Owner.AGENT}
         counts = {service: self.taken_from(service) for service in sorted(services)}
         return {service: count for service, count in counts.items() if count}
 
     def taken_from(self, service: str) -> int:
         """Return how many healthy instances of one service the agent's overlays keep from serving."""
-        changes = [o.change for o in self._agents() if target(o.change) == service]
+        changes = [overlay.change for overlay in self._over(service) if overlay.owner is Owner.AGENT]
         idle: set[str] = set()
         for change in changes:
             if isinstance(change, ShiftTraffic):
                 idle = {version for version, weight in change.weights.items() if weight == 0}
         return sum(i.version in idle or any(missing(change, i) for change in changes) for i in self.healthy(service))
 
-    def _agents(self) -> tuple[Overlay, ...]:
-        return tuple(o for o in in_force(self.overlays) if o.owner is Owner.AGENT)
+    def _over(self, service: str) -> tuple[Overlay, ...]:
+        return tuple(overlay for overlay in self._in_force if target(overlay.change) == service)
 
     def _shift(self, service: str) -> ShiftTraffic | None:
-        for overlay in in_force(self.overlays):
-            if isinstance(overlay.change, ShiftTraffic) and overlay.change.service == service:
-                return overlay.change
-        return None
+        return next((o.change for o in self._over(service) if isinstance(o.change, ShiftTraffic)), None)
+
+    @cached_property
+    def _in_force(self) -> tuple[Overlay, ...]:
+        return in_force(self.overlays)
+
+    @cached_property
+    def _members(self) -> Mapping[str, tuple[Instance, ...]]:
+        members: dict[str, list[Instance]] = {}
+        for instance in self.topology.instances:
+            members.setdefault(instance.service, []).append(instance)
+        return {service: tuple(found) for service, found in members.items()}
+
+    @cached_property
+    def _available(self) -> dict[str, tuple[Instance, ...]]:
+        return {}
 
 
 def missing(change: Change, instance: Instance) -> bool:

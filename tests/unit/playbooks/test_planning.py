@@ -12,17 +12,25 @@ from models.domain import ChangeEvent, ChangeKind, Edge, Health, Topology
 from models.errors import InvalidInput
 from models.incident import Cause, CauseKind, Signal
 from models.overlay import (
+    AdaptConcurrency,
     Change,
+    DisableFault,
+    DrainInstance,
     EjectInstance,
     InjectFault,
     LimitConnections,
+    LimitRate,
     OpenBreaker,
     Overlay,
     Owner,
+    PauseCanary,
+    RunHook,
     SetOutlierDetection,
     SetRetries,
     SetTimeout,
+    ShedLoad,
     ShiftTraffic,
+    ShiftZones,
 )
 from playbooks.actions import BlastRadius, Effect
 from playbooks.guards import GuardName, Limits, step_checks, witnesses
@@ -129,22 +137,61 @@ def test_dependency_down_without_fallback_asks_a_person(mesh: Shop) -> None:
     assert "payment declares no fallback answer" in reasons["dependency-down-fallback"]
 
 
-@pytest.mark.parametrize(
-    ("kind", "service", "playbook"),
-    [
-        (CauseKind.ZONE, "catalog", "bad-zone"),
-        (CauseKind.OVERLOAD, "cart", "overload"),
-        (CauseKind.SERVICE, "cart", "unknown"),
-        (CauseKind.GLOBAL, "", "unknown"),
-    ],
-)
-def test_what_cannot_be_healed_here_pages(mesh: Shop, kind: CauseKind, service: str, playbook: str) -> None:
-    """Zones, overload and the unknown have no step; a person is told at once."""
-    decision = plan(mesh.cause(kind, service, "zone-1" if kind is CauseKind.ZONE else ""), mesh.context(), mesh.library)
+@pytest.mark.parametrize(("kind", "service"), [(CauseKind.SERVICE, "cart"), (CauseKind.GLOBAL, "")])
+def test_what_cannot_be_healed_here_pages(mesh: Shop, kind: CauseKind, service: str) -> None:
+    """What no playbook knows has no step; a person is told at once."""
+    decision = plan(mesh.cause(kind, service, ""), mesh.context(), mesh.library)
     assert decision.plan is not None
-    assert (decision.plan.playbook, decision.plan.steps) == (playbook, ())
+    assert (decision.plan.playbook, decision.plan.steps) == ("unknown", ())
     assert decision.escalation is not None
     assert decision.escalation.summary
+
+
+def test_a_bad_zone_is_left_in_waves(mesh: Shop) -> None:
+    """Half of the zone's traffic first, then all; versions keep their shares; a person approves."""
+    topology = mesh.topology
+    crowd = [replace(i, id=f"{i.id}-more") for i in topology.of("cart")]
+    topology = replace(topology, instances=(*topology.instances, *crowd))
+    cause = mesh.cause(CauseKind.ZONE, "cart", "zone-1")
+    decision = plan(cause, mesh.context(topology=topology), mesh.library)
+    assert decision.plan is not None
+    assert (decision.plan.playbook, decision.plan.mode) == ("bad-zone", Mode.APPROVE)
+    half, whole = decision.plan.steps
+    assert (half.name, half.change) == ("leave the zone (50%)", ShiftZones("cart", {"zone-0": 75, "zone-1": 25}))
+    assert (half.blast_radius.traffic, half.blast_radius.capacity) == (0.25, 0.0)
+    assert whole.change == ShiftZones("cart", {"zone-0": 100, "zone-1": 0})
+    assert (whole.blast_radius.traffic, whole.blast_radius.capacity) == (0.5, 0.5)
+    assert recheck(whole, mesh.playbook("bad-zone"), cause, mesh.context(topology=topology)) == ()
+
+
+def test_a_region_is_left_with_all_its_zones(mesh: Shop) -> None:
+    """The label `region` of the bad zone's instances names the zones that are left together."""
+    regions = {"zone-0": "north", "zone-1": "south", "zone-2": "south"}
+    spread = tuple(
+        replace(i, zone=f"zone-{n % 3}", labels={"region": regions[f"zone-{n % 3}"]})
+        for n, i in enumerate(mesh.topology.of("catalog")[:3])
+    )
+    spec = """
+  when: {cause: [zone], services: {all: true}}
+  guard: {maxTrafficShare: 100%, maxCapacityShare: 100%, minHealthyShare: 10%}
+  steps:
+  - {name: leave, action: {shiftRegions: {}}, verify: {deadline: 5s}, undo: automatic}
+"""
+    context = mesh.context(topology=Topology(spread, mesh.topology.edges), limits=Limits(floor=0.1, mesh_capacity=1.0))
+    decision = plan(mesh.cause(CauseKind.ZONE, "catalog", "zone-1"), context, (write(spec),))
+    assert decision.plan is not None
+    assert decision.plan.steps[0].change == ShiftZones("catalog", {"zone-0": 100, "zone-1": 0, "zone-2": 0})
+
+
+def test_overload_is_shed_in_waves_then_measured(mesh: Shop) -> None:
+    """Half of the low priority, all of it, then adaptive concurrency: each step tried after the one before was undone."""
+    decision = plan(mesh.cause(CauseKind.OVERLOAD, "cart", ""), mesh.context(), mesh.library)
+    assert decision.plan is not None
+    assert [step.change for step in decision.plan.steps] == [
+        ShedLoad("cart", 50, "normal"),
+        ShedLoad("cart", 100, "normal"),
+        AdaptConcurrency("cart"),
+    ]
 
 
 def test_no_playbook_at_all_tells_a_person(mesh: Shop) -> None:
@@ -159,8 +206,12 @@ def test_thin_evidence_is_not_acted_on(mesh: Shop) -> None:
     """Below the playbook's certainty nothing is done; the reason has both numbers."""
     decision = plan(mesh.cause(probability=0.4), mesh.context(), mesh.library)
     assert decision.plan is not None
-    assert decision.plan.playbook == "unknown"
+    assert decision.plan.playbook == "canary-suspect"
+    assert (decision.plan.mode, decision.plan.steps[0].change) == (Mode.APPROVE, PauseCanary("catalog"))
     assert "wants 60% certainty, there is 40%" in {each.reason for each in decision.considered}
+    thinner = plan(mesh.cause(probability=0.3), mesh.context(), mesh.library)
+    assert thinner.plan is not None
+    assert thinner.plan.playbook == "unknown"
 
 
 def test_storm_stops_everything(mesh: Shop) -> None:
@@ -530,3 +581,71 @@ def test_traffic_to_nowhere_is_refused_even_if_an_action_asked_for_it(mesh: Shop
     effect = Effect(change, BlastRadius(0.0, 0.0, 0.0), 1.0, "made by hand")
     checks = step_checks(mesh.playbook("bad-version"), effect, mesh.context())
     assert GuardName.ENDPOINTS in {check.guard for check in checks if not check.ok}
+
+
+MORE = """
+  when: {cause: [instance], services: {all: true}}
+  guard: {maxTrafficShare: 100%, cooldown: 0s}
+  steps:
+  - {name: a, action: {drainInstance: {}}, verify: {deadline: 5s}, undo: automatic}
+  - {name: b, action: {restartInstance: {}}, verify: {deadline: 5s}, undo: nothing, holdDown: 10s}
+  - {name: c, action: {rollBackCanary: {version: v2}}, verify: {deadline: 5s}, undo: automatic}
+  - {name: d, action: {promoteStable: {}}, verify: {deadline: 5s}, undo: automatic}
+  - {name: e, action: {limitRate: {requestsPerSecond: 20, burst: 2s}}, verify: {deadline: 5s}, undo: automatic}
+  - {name: f, action: {limitRate: {requestsPerSecond: 20, caller: all}}, verify: {deadline: 5s}, undo: automatic}
+  - {name: g, action: {disableFault: {}}, verify: {deadline: 5s}, undo: automatic}
+  - {name: h, action: {scale: {by: 2}}, verify: {deadline: 5s}, undo: automatic}
+  - name: i
+    action: {runHook: {hook: flush-cache, parameters: {instance: "{cause.instance}"}}}
+    verify: {deadline: 5s}
+    undo: {hook: warm-cache}
+"""
+
+
+def test_the_newer_actions_become_their_changes(mesh: Shop) -> None:
+    """Drain, restart, canaries, rates, faults, scaling and hooks: each overlay is as the playbook says it."""
+    topology = replace(mesh.topology, faults=frozenset({"catalog"}))
+    cause = mesh.cause(CauseKind.INSTANCE, "catalog", "catalog-v1-1")
+    decision = plan(cause, mesh.context(topology=topology), (write(MORE),))
+    assert decision.plan is not None
+    told = {"service": "catalog", "instance": "catalog-v1-1"}
+    assert {step.name: step.change for step in decision.plan.steps} == {
+        "a": DrainInstance("catalog", "catalog-v1-1"),
+        "b": RunHook("catalog", "restart", {"service": "catalog", "instance": "catalog-v1-1"}, "catalog-v1-1"),
+        "c": ShiftTraffic("catalog", {"v1": 100, "v2": 0}),
+        "d": ShiftTraffic("catalog", {"v1": 100, "v2": 0}),
+        "e": LimitRate("catalog", 20.0, "storefront", 2.0),
+        "f": LimitRate("catalog", 20.0, ""),
+        "g": DisableFault("catalog"),
+        "h": RunHook(
+            "catalog",
+            "scale",
+            {"service": "catalog", "replicas": "6"},
+            undo="scale",
+            undo_parameters={"service": "catalog", "replicas": "4"},
+        ),
+        "i": RunHook("catalog", "flush-cache", told, undo="warm-cache", undo_parameters={"service": "catalog"}),
+    }
+    ways = {step.name: step.reversibility.value for step in decision.plan.steps}
+    assert (ways["a"], ways["b"], ways["h"], ways["i"]) == ("instant", "none", "hook", "hook")
+    assert not any(recheck(step, write(MORE), cause, mesh.context(topology=topology)) for step in decision.plan.steps)
+
+
+def test_a_restart_counts_as_capacity_away(mesh: Shop) -> None:
+    """While its overlay stands, the instance is missing from what serves, and the floor knows."""
+    hook = mesh.overlay(RunHook("cart", "restart", {}, "cart-v1-0"))
+    context = mesh.context(overlays=(hook,))
+    assert [i.id for i in context.view.serving("cart")] == ["cart-v1-1"]
+    decision = plan(mesh.cause(CauseKind.INSTANCE, "cart", "cart-v1-1"), context, mesh.library)
+    assert decision.plan is None or not decision.plan.steps
+
+
+def test_a_missing_certificate_makes_auto_ask(mesh: Shop) -> None:
+    """A playbook that no fresh drill vouches for asks a person, and says why; others act on."""
+    context = mesh.context(uncertified={"bad-version": "its drill bad-version never passed"})
+    decision = plan(mesh.cause(), context, mesh.library)
+    assert decision.plan is not None
+    assert (decision.plan.playbook, decision.plan.mode) == ("bad-version", Mode.APPROVE)
+    assert (
+        "its drill bad-version never passed: a person approves" in decision.considered[0].reason + decision.plan.demoted
+    )

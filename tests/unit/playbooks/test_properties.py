@@ -13,7 +13,19 @@ from hypothesis import strategies as st
 import playbooks
 from models.domain import Edge, Health, Instance, Topology
 from models.incident import Cause, CauseKind, Signal
-from models.overlay import Change, EjectInstance, OpenBreaker, Overlay, Owner, ShiftTraffic, in_force, target
+from models.overlay import (
+    Change,
+    DrainInstance,
+    EjectInstance,
+    OpenBreaker,
+    Overlay,
+    Owner,
+    RunHook,
+    ShiftTraffic,
+    ShiftZones,
+    in_force,
+    target,
+)
 from playbooks.guards import Context, Limits, witnesses
 from playbooks.ledger import Entry, Ledger
 from playbooks.planning import Decision, plan
@@ -53,7 +65,20 @@ RECKLESS_INSTANCE = (
     .replace("openBreaker: {respond: fallback}", "ejectInstance: {}")
 )
 
-BOOKS = (*playbooks.library(), *playbooks.load({"a": RECKLESS, "b": RECKLESS_VERSION, "c": RECKLESS_INSTANCE}))
+RECKLESS_ZONE = (
+    RECKLESS.replace("name: reckless", "name: reckless-zone")
+    .replace("[instance, version, dependency]", "[zone]")
+    .replace("openBreaker: {respond: fallback}", "shiftZones: {}")
+)
+RECKLESS_RESTART = (
+    RECKLESS_INSTANCE.replace("name: reckless-instance", "name: reckless-restart")
+    .replace("ejectInstance: {}", "restartInstance: {}")
+    .replace("undo: automatic", "undo: nothing, holdDown: 10s")
+    .replace("priority: 1000", "priority: 999")
+)
+WRITTEN = (RECKLESS, RECKLESS_VERSION, RECKLESS_INSTANCE, RECKLESS_ZONE, RECKLESS_RESTART)
+BOOKS = (*playbooks.library(), *playbooks.load({str(n): text for n, text in enumerate(WRITTEN)}))
+CAPACITY = ShiftTraffic | ShiftZones | EjectInstance | DrainInstance | RunHook
 GUARDS = {book.name: book.spec.guard for book in BOOKS}
 LIMITS = Limits(actions=1000)
 TIGHT = Limits(actions=1000, mesh_capacity=0.12, floor=0.3)
@@ -70,7 +95,9 @@ def topologies(draw: st.DrawFn) -> Topology:
             for number in range(count):
                 health = draw(st.sampled_from([Health.HEALTHY] * 4 + [Health.LOST, Health.UNHEALTHY, Health.DRAINING]))
                 name = f"{service}-{version}-{number}"
-                instances.append(Instance(name, service, version, "z", f"127.1.{len(instances)}.1", 15006, health))
+                instances.append(
+                    Instance(name, service, version, f"z{number % 2}", f"127.1.{len(instances)}.1", 15006, health)
+                )
         if draw(st.booleans()):
             weights[service] = {version: draw(st.sampled_from([0.0, 0.1, 0.5, 0.9])) for version in VERSIONS}
     edges = frozenset(Edge(x, y) for x in SERVICES for y in SERVICES if x < y and draw(st.booleans()))
@@ -81,13 +108,19 @@ def topologies(draw: st.DrawFn) -> Topology:
 def changes(draw: st.DrawFn, topology: Topology) -> Change:
     """Draw a change that somebody may have laid over this mesh."""
     service = draw(st.sampled_from(SERVICES))
-    kind = draw(st.integers(0, 2))
+    kind = draw(st.integers(0, 5))
     pool = topology.of(service)
     if kind == 0 and pool:
         return EjectInstance(service, draw(st.sampled_from(pool)).id)
     if kind == 1:
         weights = {version: draw(st.integers(0, 10)) for version in VERSIONS}
         return ShiftTraffic(service, weights if sum(weights.values()) else {"v1": 1})
+    if kind == 2 and pool:
+        return DrainInstance(service, draw(st.sampled_from(pool)).id)
+    if kind == 3:
+        return ShiftZones(service, {"z0": draw(st.integers(0, 3)), "z1": 1})
+    if kind == 4 and pool:
+        return RunHook(service, "restart", {}, draw(st.sampled_from(pool)).id)
     return OpenBreaker(service, draw(st.sampled_from(["", *SERVICES])), 100, "fail-fast")
 
 
@@ -108,7 +141,9 @@ def laid(change: Change, name: str, owner: Owner = Owner.AGENT, fence: int = 9) 
 @st.composite
 def causes(draw: st.DrawFn, topology: Topology) -> Cause:
     """Draw a cause somewhere in the mesh, or somewhere outside of it."""
-    kind = draw(st.sampled_from([CauseKind.VERSION, CauseKind.INSTANCE, CauseKind.DEPENDENCY, *CauseKind]))
+    kind = draw(
+        st.sampled_from([CauseKind.VERSION, CauseKind.INSTANCE, CauseKind.ZONE, CauseKind.DEPENDENCY, *CauseKind])
+    )
     service = draw(st.sampled_from((*SERVICES, "elsewhere")))
     pool = [i.id for i in topology.of(service)] or ["nobody"]
     subject = ""
@@ -116,6 +151,8 @@ def causes(draw: st.DrawFn, topology: Topology) -> Cause:
         subject = draw(st.sampled_from((*VERSIONS, "v9")))
     elif kind is CauseKind.INSTANCE:
         subject = draw(st.sampled_from(pool))
+    elif kind is CauseKind.ZONE:
+        subject = draw(st.sampled_from(("z0", "z1", "z9")))
     edge = draw(st.sampled_from([None, Edge("a", service), Edge("user", service)]))
     return Cause(kind, service, subject, draw(st.sampled_from(Signal)), draw(st.floats(0.01, 1.0)), edge)
 
@@ -154,7 +191,9 @@ def healthy(topology: Topology, service: str) -> int:
 
 def reached(topology: Topology, laid_over: tuple[Overlay, ...], service: str) -> dict[str, int]:
     """Count, version by version, the healthy instances that get traffic; a version with a share appears even with 0."""
-    out = {o.change.instance for o in in_force(laid_over) if isinstance(o.change, EjectInstance)}
+    held = [o.change for o in in_force(laid_over) if target(o.change) == service]
+    out = {c.instance for c in held if isinstance(c, EjectInstance | DrainInstance | RunHook)}
+    open_zones = [c.weights for c in held if isinstance(c, ShiftZones)]
     shifts = [
         o.change.weights
         for o in in_force(laid_over)
@@ -163,6 +202,7 @@ def reached(topology: Topology, laid_over: tuple[Overlay, ...], service: str) ->
     ]
     weights = dict(shifts[0]) if shifts else dict(topology.weights.get(service, {}))
     pool = [i for i in topology.of(service) if i.health is Health.HEALTHY and i.id not in out]
+    pool = [i for i in pool if all(zones.get(i.zone, 0) > 0 for zones in open_zones)]
     if sum(weights.values()) > 0:
         return {v: sum(i.version == v for i in pool) for v, weight in weights.items() if weight > 0}
     return {v: sum(i.version == v for i in pool) for v in {i.version for i in pool}}
@@ -183,16 +223,19 @@ def keeps_promises(cause: Cause, context: Context, decision: Decision) -> None:
         assert step.verify_deadline_s > 0
         assert not any(o.owner is Owner.PERSON and target(o.change) == service for o in in_force(context.overlays))
         match step.change:
-            case ShiftTraffic(weights=weights):
+            case ShiftTraffic(weights=weights) | ShiftZones(weights=weights):
                 assert all(weight >= 0 for weight in weights.values())
                 assert sum(weights.values()) > 0
             case OpenBreaker(respond="fallback"):
                 assert service in context.topology.fallbacks
             case _:
                 pass
-        if isinstance(step.change, ShiftTraffic | EjectInstance):
+        before = sum(reached(context.topology, context.overlays, service).values())
+        if isinstance(step.change, CAPACITY):
             after = reached(context.topology, (*context.overlays, laid(step.change, "new")), service)
             left = sum(after.values())
+            if not isinstance(step.change, ShiftTraffic | ShiftZones) and left == before:
+                continue  # restarting what does not serve takes nothing away
             assert left >= max(
                 1, math.ceil(max(LIMITS.floor, guard.min_healthy_share) * healthy(context.topology, service))
             )
@@ -246,8 +289,10 @@ def test_incidents_in_a_row_never_exceed_the_whole(data: st.DataObject) -> None:
         if data.draw(st.booleans()):
             visible = laid_over
     lost = 0
-    for service in {target(o.change) for o in laid_over if not isinstance(o.change, OpenBreaker)}:
+    for service in {target(o.change) for o in laid_over if isinstance(o.change, CAPACITY)}:
         after = sum(reached(topology, laid_over, service).values())
+        if after >= before[service]:
+            continue  # what was restarted did not serve
         assert after >= max(1, math.ceil(TIGHT.floor * healthy(topology, service)))
         lost += max(0, before[service] - after)
     everyone = sum(healthy(topology, service) for service in SERVICES)
