@@ -25,6 +25,7 @@ from agent.track import Track
 from agent.treatment import Treatment
 from models.incident import Anomaly, Cause, Signal, Stage
 from models.signals import Series
+from playbooks.schema import Mode
 
 MAX_CAUSES_PER_TICK: Final = 4
 SECOND_THOUGHTS_S: Final = 1.0
@@ -226,6 +227,11 @@ class Triage:
         topology = self._mesh.topology
         mine = [a for a in pool if explains(best, a, topology)] or pool
         before = track.incident.cause
+        other = before is not None and _key(before) != _key(best)
+        due = now - track.told_at >= SECOND_THOUGHTS_S
+        if other and _asks(track.incident) and not (due or now - track.incident.opened_at <= URGENT_S):
+            track.incident = _joined(track.incident, mine)  # a person reads the plan: no to and fro
+            return [a for a in pool if a not in mine]
         track.evidence = diagnosis.evidence
         track.incident = _joined(replace(track.incident, causes=diagnosis.causes, anomalies=()), mine)
         data: dict[str, Datum] = {
@@ -241,7 +247,12 @@ class Triage:
             metrics.CAUSES.labels(str(best.kind)).inc()
             self._treatment.move(track, Stage.CORRELATED, f"cause: {story.suspicion(best)}", **data)
             track.told_at = now
-        elif before is not None and _key(before) != _key(best) and now - track.told_at >= SECOND_THOUGHTS_S:
+        elif other and _asks(track.incident):  # the plan that waits is about another cause: plan anew
+            track.incident = replace(track.incident, playbook="", mode="", steps=(), step=-1)
+            track.paged -= {"approve", "page approve", "shadow"}
+            self._treatment.move(track, Stage.CORRELATED, f"cause, seen better now: {story.suspicion(best)}", **data)
+            track.told_at = now
+        elif other and due:
             self._treatment.note(track, f"cause, seen better now: {story.suspicion(best)}", **data)
             track.told_at = now
         self._supersede(track, best)
@@ -298,8 +309,15 @@ def presentable(causes: tuple[Cause, ...]) -> tuple[Cause, ...]:
 
 
 def _thinks(track: Track) -> bool:
-    """Tell whether the incident's cause is still open to discussion."""
-    return not track.busy and not track.recover and track.incident.stage in {Stage.DETECTED, Stage.CORRELATED}
+    """Tell whether the incident's cause is still open to discussion: until something is done about it."""
+    open_to = track.incident.stage in {Stage.DETECTED, Stage.CORRELATED} or _asks(track.incident)
+    return open_to and not track.busy and not track.recover
+
+
+def _asks(incident: Incident) -> bool:
+    """Tell whether a plan waits for a person (or only watches), with nothing done so far."""
+    waits = incident.stage is Stage.PLANNED and incident.mode in {Mode.SHADOW, Mode.APPROVE}
+    return waits and not any(step.acted_at for step in incident.steps)
 
 
 def _key(cause: Cause) -> tuple[str, str, str]:

@@ -71,3 +71,24 @@ async def test_a_dependency_that_goes_down_is_answered_by_its_fallback(tmp_path:
     assert isinstance(overlay.change, OpenBreaker)
     assert replace(overlay.change, caller="", probe_percent=0) == OpenBreaker("payment", respond="fallback")
     await mesh.close()
+
+
+async def test_a_plan_that_waits_for_a_person_gives_way_to_a_better_cause(tmp_path: Path) -> None:
+    """At first the service seems to fail in part, and a person is asked; as it turns out to be down, that is planned for."""
+    mesh = await open_mesh(tmp_path, 1)
+    await mesh.run(20.0)
+    mesh.shop.failing = lambda i: 0.6 if i.service == "payment" else 0.0
+    await mesh.run(1.0)
+    (incident,) = mesh.loop.incidents
+    assert incident.cause is not None
+    first = incident.playbook
+    assert (incident.stage, incident.cause.kind, incident.mode) == (Stage.PLANNED, CauseKind.SERVICE, "approve")
+    assert not await mesh.actuator.overlays()
+    mesh.shop.failing = lambda i: 1.0 if i.service == "payment" else 0.0
+    await mesh.run(3.0)
+    (incident,) = mesh.loop.incidents
+    assert incident.cause is not None
+    assert incident.cause.kind is CauseKind.DEPENDENCY
+    assert incident.playbook != first
+    assert any("cause, seen better now" in moment.message for moment in incident.history)
+    await mesh.close()
