@@ -9,11 +9,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 import structlog
+from pydantic import TypeAdapter
 
 from agent import metrics
 from agent.api import Status
 from agent.audit import AuditLog, read
 from agent.canaries.controller import CanaryController
+from agent.certificates import Certification
 from agent.chronicle import Chronicle
 from agent.codec import Event
 from agent.following import Follower
@@ -30,8 +32,11 @@ from agent.switch import KillSwitch
 from agent.timeline import KEPT, Timeline
 from models.detect import DetectorBank
 from models.errors import Broken, InvalidInput, NotFound
+from playbooks.certificates import Standing, standing
 
 log = structlog.get_logger(__name__)
+
+STANDING: Final[TypeAdapter[Standing]] = TypeAdapter(Standing)
 
 REMEMBER_S: Final = 30.0
 
@@ -51,6 +56,7 @@ class Agent:
         bank: DetectorBank,
         mesh: MeshView,
         planner: PlaybookPlanner,
+        certification: Certification,
         leadership: Leadership,
         follower: Follower,
         loop: HealingLoop,
@@ -66,6 +72,7 @@ class Agent:
         self._bank = bank
         self._mesh = mesh
         self._planner = planner
+        self._certification = certification
         self._leadership = leadership
         self._follower = follower
         self.loop = loop
@@ -83,6 +90,7 @@ class Agent:
             ("overlays", self._follower.overlays),
             ("memory", self._remember),
             ("switch", self._switch.run),
+            ("certificates", self._certification.follow),
         ]
         if not self._settings.observe_only:
             works.append(("leadership", self._leadership.run))
@@ -176,8 +184,18 @@ class Agent:
             return []
 
     def playbooks(self) -> list[dict[str, Any]]:
-        """Return the playbooks in use."""
-        return [{"name": p.name, **p.model_dump(mode="json", by_alias=True)} for p in self._planner.playbooks]
+        """Return the playbooks in use, each with how it is certified and why it may not act alone ("" when it may)."""
+        now, earned = time.time(), self._certification.earned
+        lacking = self._certification.lacking(now)
+        return [
+            {
+                "name": p.name,
+                **p.model_dump(mode="json", by_alias=True),
+                "certification": STANDING.dump_python(standing(p, earned, now), mode="json"),
+                "asks_because": lacking.get(p.name, ""),
+            }
+            for p in self._planner.playbooks
+        ]
 
 
 def _version() -> str:

@@ -107,6 +107,7 @@ def topology_json(topology: Topology) -> Json:
     body = TOPOLOGY.dump_python(topology, mode="json")
     body["edges"] = sorted(body["edges"], key=lambda edge: (edge["caller"], edge["callee"]))
     body["fallbacks"] = sorted(body["fallbacks"])
+    body["faults"] = sorted(body["faults"])
     return plain(body)
 
 

@@ -22,7 +22,7 @@ from agent.gates import Block, Interlock, Situation, check
 from agent.history import History
 from agent.incidents import Incident, Step
 from agent.inheritance import Inheritance
-from agent.mesh import MeshView
+from agent.mesh import MeshView, fullness
 from agent.people import People
 from agent.ports import Circumstances, Detector, Localiser, Sight
 from agent.scribe import Gate, Tools
@@ -336,6 +336,8 @@ class HealingLoop:
             now=now,
             incident=track.incident.id,
             anomalies=track.incident.anomalies,
+            saturation=fullness(self._s.sight.saturation(now), mesh.topology),
+            uncertified=self._t.uncertified(now),
         )
 
     def _storm(self, cause: Cause | None) -> float:

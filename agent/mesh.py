@@ -6,13 +6,13 @@ A plain state holder: `following.py` fills it from the control plane, the loop r
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
 from models.domain import ChangeEvent, Edge, Instance, Topology
 from models.overlay import Overlay
-from models.signals import Series, Side
+from models.signals import Saturation, Series, Side
 
 CHANGES_S: Final = 1800.0
 
@@ -85,3 +85,16 @@ class MeshView:
     def _merge(self) -> None:
         self._merged = replace(self._declared, edges=self._declared.edges | self._seen)
         self._by_endpoint = {instance.endpoint: instance for instance in self._declared.instances}
+
+
+def fullness(saturation: Iterable[Saturation], topology: Topology) -> Mapping[str, float]:
+    """Return each service's requests in flight as a share of its instances' declared limits; without a limit, nothing."""
+    service = {instance.id: instance.service for instance in topology.instances}
+    active: dict[str, float] = {}
+    limit: dict[str, float] = {}
+    for found in saturation:
+        name = service.get(found.instance)
+        if name is not None and found.limit > 0:
+            active[name] = active.get(name, 0.0) + found.active
+            limit[name] = limit.get(name, 0.0) + found.limit
+    return {name: active[name] / limit[name] for name in sorted(limit)}

@@ -21,6 +21,9 @@ OPEN: Final = Gauge("fibrin_agent_incidents_open", "Incidents that still move")
 ACTIONS: Final = Counter("fibrin_agent_actions_total", "Overlays laid", ["change"])
 REFUSED: Final = Counter("fibrin_agent_actions_refused_total", "Actions held back, by interlock", ["interlock"])
 UNDONE: Final = Counter("fibrin_agent_undo_total", "Overlays removed because they did not help", ["change"])
+UNCERTIFIED: Final = Counter(
+    "fibrin_agent_uncertified_total", "Playbooks found to say auto without a fresh certificate"
+)
 PAGES: Final = Counter("fibrin_agent_pages_total", "People called")
 PAGES_FAILED: Final = Counter("fibrin_agent_pages_failed_total", "Calls to the webhook that failed")
 AUDIT_FAILED: Final = Counter("fibrin_agent_audit_failures_total", "Audit records that could not be written")

@@ -119,6 +119,9 @@ class PlaybookPlanner:
             severity=_severity(around),
             incident=around.incident,
             limits=self._limits,
+            anomalies=around.anomalies,
+            saturation=around.saturation,
+            uncertified=around.uncertified,
         )
 
 

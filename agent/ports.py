@@ -6,7 +6,7 @@ The loop is tested against small real implementations of these; `run.py` wires i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from agent.incidents import Incident, Step, Weighed
@@ -129,7 +129,8 @@ class Draft:
 @dataclass(frozen=True, slots=True)
 class Circumstances:
     """What a plan depends on besides the cause. `storm_share` is the share (0–1) of services
-    that are anomalous for other reasons, `blind` are reporter ids.
+    that are anomalous for other reasons, `blind` are reporter ids. `saturation` is each service's load as a share of
+    its limit (absent: no limit known). `uncertified`: playbook → why it may not act alone.
     """
 
     topology: Topology
@@ -139,6 +140,8 @@ class Circumstances:
     now: float
     incident: str = ""
     anomalies: tuple[Anomaly, ...] = ()
+    saturation: Mapping[str, float] = field(default_factory=dict)
+    uncertified: Mapping[str, str] = field(default_factory=dict)
 
 
 class Planner(Protocol):

@@ -42,6 +42,7 @@ from models.incident import Cause, Signal
 from models.localise import Evidence, localise
 from models.manifest import Json
 from models.signals import BUCKETS, Outcomes, Series, Side
+from playbooks.guards import Limits
 
 SERIES_FIELDS: Final = 6
 
@@ -95,6 +96,30 @@ def replay(path: Path, seq: int) -> Replayed:
     except (ValidationError, KeyError, TypeError, ValueError, AttributeError) as error:
         why = "a field it needs was redacted" if MARK in record.line().decode() else f"{type(error).__name__}: {error}"
         raise InvalidInput(f"record {seq} cannot be replayed: {why}", hint="was it written by this version?") from error
+
+
+def asked(path: Path, record: Record) -> tuple[tuple[Cause, ...], Circumstances, bytes, Limits]:
+    """Return what a decision was about: its suspects, the circumstances, the ledger and the limits of the mesh.
+
+    Raises:
+        NotFound: a material it needs is gone. InvalidInput: it cannot be read (redacted, or of another version).
+    """
+    try:
+        said: Mapping[str, Any] = record.data
+        inputs: Mapping[str, Any] = said["inputs"]
+        topology = TOPOLOGY.validate_python(_material(path, record.seq, inputs["topology"]))
+        rules: Any = _material(path, record.seq, inputs["rules"])
+        causes = tuple(CAUSE.validate_python(one) for one in said["suspects"])
+        around = _circumstances(inputs["circumstances"], topology)
+        limits = LIMITS.validate_python(rules["limits"])
+        ledger = str(inputs["ledger"]).encode()
+    except (ValidationError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidInput(
+            f"record {record.seq} cannot be read: {error}", hint="was it written by this version?"
+        ) from error
+    if not causes:
+        raise InvalidInput(f"record {record.seq} names no cause", hint="was it written by this version?")
+    return causes, around, ledger, limits
 
 
 def _again(path: Path, record: Record) -> Replayed:

@@ -26,6 +26,7 @@ from agent.backend import Agent
 from agent.canaries.api import CanaryRoutes
 from agent.canaries.controller import CanaryController, CanaryTools
 from agent.canaries.tap import Tap
+from agent.certificates import certify
 from agent.chronicle import Chronicle
 from agent.decision import Decisions
 from agent.escalation import WebhookPager
@@ -76,7 +77,7 @@ async def run(settings: AgentSettings, *, ready: asyncio.Event | None = None) ->
                 group.create_task(_guarded(name, work), name=name)
 
 
-async def _assemble(settings: AgentSettings, stack: AsyncExitStack) -> Agent:
+async def _assemble(settings: AgentSettings, stack: AsyncExitStack) -> Agent:  # noqa: PLR0915 - one part after another
     """Start everything in order; `stack` stops it in the reverse order."""
     directory = settings.state_dir
     await asyncio.to_thread(make_directory, directory)
@@ -99,6 +100,7 @@ async def _assemble(settings: AgentSettings, stack: AsyncExitStack) -> Agent:
     stack.callback(REGISTRY.unregister, observer.exposition)
     bank = DetectorBank(FalseAlarmBudget(ticks_per_s=1 / settings.tick_s))
     limits = Limits(storm_share=settings.storm_share)
+    certification = await certify(directory, playbooks, settings)
     planner = PlaybookPlanner(playbooks, limits)
     decisions = Decisions(chronicle, sources, limits, lambda: audit.part)
     leadership = Leadership(client, holder, settings.fence_ttl_s, time.monotonic)
@@ -116,7 +118,18 @@ async def _assemble(settings: AgentSettings, stack: AsyncExitStack) -> Agent:
     follower = Follower(client, actuator, mesh, timeline, clock=time.time, on_topology=on_topology, witness=witness)
     switch = await _switch(settings, store)
     tools = Tools(
-        settings, time.time, store, timeline, chronicle, decisions, actuator, planner, leadership, pager, switch
+        settings,
+        time.time,
+        store,
+        timeline,
+        chronicle,
+        decisions,
+        actuator,
+        planner,
+        leadership,
+        pager,
+        switch,
+        uncertified=certification.lacking,
     )
     tap = Tap(observer)
     senses = Senses(tap, bank, MeshLocaliser(bank, mesh), mesh)
@@ -134,6 +147,7 @@ async def _assemble(settings: AgentSettings, stack: AsyncExitStack) -> Agent:
         bank=bank,
         mesh=mesh,
         planner=planner,
+        certification=certification,
         leadership=leadership,
         follower=follower,
         loop=loop,

@@ -33,7 +33,7 @@ Gate = Callable[[], Block | None]
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What a treatment works with."""
+    """What a treatment works with. `uncertified` tells which playbooks may not act alone now, and why."""
 
     settings: AgentSettings
     clock: Clock
@@ -47,6 +47,7 @@ class Tools:
     pager: Pager
     switch: KillSwitch
     pause: Callable[[float], Any] = asyncio.sleep
+    uncertified: Callable[[float], Mapping[str, str]] = lambda _: {}
 
 
 class Scribe:

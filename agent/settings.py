@@ -37,6 +37,8 @@ class AgentSettings:
     otlp_socket: Path | None = None  # default: <state_dir>/otlp.sock
     playbooks: tuple[Path, ...] = ()  # files or directories besides the shipped library
     library: bool = True  # load the shipped playbooks
+    require_certificates: bool = True  # a playbook acts alone only if its drill passed of late
+    certificate_fresh_s: float = 2592000.0  # how long a drill that passed here counts (30 days)
     mode: Mode = Mode.AUTO  # ceiling over every playbook's own mode
     observe_only: bool = False  # see everything, never act, hold no fence
     stop_acting: bool = False  # hold the kill switch: no order can take it back

@@ -41,13 +41,17 @@ _DRAIN_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """One running mesh. `rate` is users' requests per second; `state_dir` None makes a temporary one."""
+    """One running mesh. `rate` is users' requests per second; `state_dir` None makes a temporary one.
+
+    `certified_only` False lets playbooks act alone that no drill vouches for yet.
+    """
 
     seed: int = 1
     rate: float = 70.0
     observe_only: bool = False
     with_agent: bool = True
     state_dir: Path | None = None
+    certified_only: bool = True
 
 
 class Cluster:
@@ -165,6 +169,7 @@ class Cluster:
     async def start_agent(self, *, observe_only: bool, wait: bool = True) -> None:
         """Start the agent; with `wait`, return when it is ready."""
         flags = ["--observe-only"] if observe_only else []
+        flags += [] if self.options.certified_only else ["--uncertified"]
         await self._fibrin("agent", self.agent_url, "--control-url", self.control_url, *flags)
         if wait:
             await self._until("the agent", lambda: self._answers(f"{self.agent_url}/readyz"), "agent")

@@ -92,9 +92,7 @@ def inbound_routes(policy: ServicePolicy, size: int) -> Message:
     routes.append(_forward(service, admission, general, size))
     host = VirtualHost(name=service, domains=["*"], routes=routes)
     removed = [UNREACHED_HEADER]  # only this sidecar may say that the application was not reached
-    return RouteConfiguration(
-        name=inbound_table(service), virtual_hosts=[host], response_headers_to_remove=removed
-    )
+    return RouteConfiguration(name=inbound_table(service), virtual_hosts=[host], response_headers_to_remove=removed)
 
 
 def _forward(service: str, admission: Admission, rate: CallerRate | None, size: int, *, caller: str = "") -> Message:
@@ -159,4 +157,3 @@ def _shed(service: str, admission: Admission) -> Message:
         direct_response=DirectResponseAction(status=TURNED_AWAY, body=DataSource(inline_string=body)),
         response_headers_to_add=[header_option(LIMIT_HEADER, "shed")],
     )
-

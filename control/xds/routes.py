@@ -56,6 +56,7 @@ again and again by least-request: with Envoy's usual 5, one retry in seven of a 
 
 _CONNECT_FAILURE: Final = "connect-failure"
 
+
 def route_configuration(policy: ServicePolicy, caller: str = "") -> Message:
     """Build the routes to a service as the sidecars of `caller` see them ("" : those no breaker names)."""
     routes = [message for route in policy.routes for message in _routes(policy.service, route)]

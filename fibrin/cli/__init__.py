@@ -25,6 +25,7 @@ from fibrin.cli.incidents import COMMANDS as INCIDENTS
 from fibrin.cli.output import report
 from fibrin.cli.overlay import COMMANDS as OVERLAY
 from fibrin.cli.people import COMMANDS as PEOPLE
+from fibrin.cli.playbook import COMMANDS as PLAYBOOK
 from fibrin.cli.processes import COMMANDS as PROCESSES
 from fibrin.cli.resources import COMMANDS as RESOURCES
 from models.errors import FibrinError, InvalidInput
@@ -73,7 +74,7 @@ def configure_logs(level: str) -> None:
     )
 
 
-for command in (*PROCESSES, *RESOURCES, *OVERLAY, *INCIDENTS, *PEOPLE, *CANARY, *AUDIT, *CHECK, *DEMO):
+for command in (*PROCESSES, *RESOURCES, *OVERLAY, *INCIDENTS, *PEOPLE, *CANARY, *AUDIT, *CHECK, *PLAYBOOK, *DEMO):
     cli.add_command(command)
 
 

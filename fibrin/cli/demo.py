@@ -17,9 +17,21 @@ from simulations.demo import DemoOptions, run_demo
 @click.option("--rate", type=click.FloatRange(1, 500), default=None, help="Users' requests per second.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How the result is shown.")
 @click.option("--keep-logs", type=click.Path(path_type=Path, file_okay=False), help="Keep state and logs there.")
-def demo(seed: int, rate: float | None, output: str, keep_logs: Path | None, *, headless: bool, hold: bool) -> None:
+@click.option(
+    "--certify", type=click.Path(path_type=Path, dir_okay=False), help="Certify the playbooks used, into FILE."
+)
+def demo(
+    seed: int,
+    rate: float | None,
+    output: str,
+    keep_logs: Path | None,
+    certify: Path | None,
+    *,
+    headless: bool,
+    hold: bool,
+) -> None:
     """Break a running shop three times and watch the mesh heal it."""
-    options = DemoOptions(headless=headless, hold=hold, seed=seed, rate=rate, output=output, keep_logs=keep_logs)
+    options = DemoOptions(headless, hold, seed, rate, output, keep_logs, certify)
     raise SystemExit(asyncio.run(run_demo(options)))
 
 

@@ -12,8 +12,10 @@ from agent.client import AgentClient
 from agent.incidents import Incident, Step
 from fibrin.cli.context import Target, pass_target
 from fibrin.cli.output import Column, age, dump, plain, show, text
+from fibrin.cli.playbook import find
 from fibrin.cli.resources import output_option, run
 from models.errors import InvalidInput
+from playbooks.prose import explain as prose
 
 COLUMNS = (
     Column("NAME", lambda i: i["id"]),
@@ -74,24 +76,41 @@ async def _follow(client: AgentClient) -> None:
 
 
 @click.command()
-@click.argument("what", metavar="incident/ID")
+@click.argument("what", nargs=-1, required=True, metavar="incident/ID | playbook NAME|FILE")
 @click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table")
 @pass_target
-def explain(target: Target, what: str, output: str) -> None:
-    """Tell an incident's story: evidence, cause, playbook, action, result."""
-    kind, slash, ident = what.partition("/")
-    if slash and kind not in ("incident", "incidents"):
-        raise InvalidInput(f"cannot explain a {kind}", hint="`fibrin explain incident/ID`; `fibrin incidents` lists")
+def explain(target: Target, what: tuple[str, ...], output: str) -> None:
+    """Tell an incident's story (evidence, cause, playbook, action, result), or a playbook in prose."""
+    kind, ident = _asked(what)
+    if kind == "playbook":
+        found = find(target, ident)
+        said = found.playbook.model_dump(mode="json", by_alias=True)
+        click.echo(prose(found.playbook, found.standing) if output == "table" else dump(said, output), nl=False)
+        return
 
     async def go() -> None:
         async with target.agent() as client:
-            found = await client.incident(ident if slash else what)
+            incident = await client.incident(ident)
         if output == "table":
-            click.echo("\n".join(story(found)))
+            click.echo("\n".join(story(incident)))
         else:
-            click.echo(dump(plain(found), output), nl=False)
+            click.echo(dump(plain(incident), output), nl=False)
 
     run(go())
+
+
+def _asked(what: tuple[str, ...]) -> tuple[str, str]:
+    """Return kind and name from `incident/ID`, `playbook NAME`, `playbook/NAME` or a bare incident id."""
+    kinds = {"incident": "incident", "incidents": "incident", "playbook": "playbook", "playbooks": "playbook"}
+    kind, slash, name = what[0].partition("/")
+    if len(what) == 1 and not slash:
+        return "incident", what[0]
+    ident = what[1] if len(what) == 2 else name  # noqa: PLR2004 - kind and name
+    if kind not in kinds or len(what) > 2 or not ident:  # noqa: PLR2004
+        raise InvalidInput(
+            f"cannot explain a {kind}", hint="`fibrin explain incident/ID`, `fibrin explain playbook NAME`"
+        )
+    return kinds[kind], ident
 
 
 def story(incident: Incident) -> list[str]:

@@ -95,9 +95,18 @@ def control(target: Target, host: str | None, port: int | None) -> None:
 @click.option("--port", type=click.IntRange(0, 65535), help="Port of the agent API [15090]; 0 takes a free one.")
 @click.option("--control-url", help="The control API [the one running on the state directory].")
 @click.option("--observe-only/--act", default=None, help="See, but never act.")
+@click.option(
+    "--certified-only/--uncertified", default=None, help="Whether playbooks need a certificate to act alone [yes]."
+)
 @pass_target
 def agent(
-    target: Target, host: str | None, port: int | None, control_url: str | None, observe_only: bool | None
+    target: Target,
+    host: str | None,
+    port: int | None,
+    control_url: str | None,
+    *,
+    observe_only: bool | None,
+    certified_only: bool | None,
 ) -> None:
     """Run the healing agent in the foreground."""
     flags: dict[str, object] = {
@@ -106,6 +115,7 @@ def agent(
         "port": port,
         "control_url": control_url or (target.address("control") or {}).get("url"),
         "observe_only": observe_only,
+        "require_certificates": certified_only,
     }
     chosen = settings.read("agent", AgentSettings, flags=flags, env=target.env, config=target.config)
     pauses.rare()

@@ -11,7 +11,9 @@ DEFAULT_RATE = 70.0
 
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
-    """`rate` None means the default; `output` is `table` or `json`; `keep_logs` gets a copy of state and logs at the end."""
+    """`rate` None means the default; `output` is `table` or `json`; `keep_logs` gets a copy of state and logs at the end.
+    `certify`: the demo is the drill of the playbooks it uses; write their certificates into this file.
+    """
 
     headless: bool = False
     hold: bool = False
@@ -19,3 +21,4 @@ class DemoOptions:
     rate: float | None = None
     output: str = "table"
     keep_logs: Path | None = None
+    certify: Path | None = None

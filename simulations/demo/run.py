@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from rich.console import Console
 
 from agent.audit import verify
 from models.errors import FibrinError
+from playbooks import library
+from playbooks.certificates import Certificate, digest, dumps
 from simulations.cluster import Cluster, Options
 from simulations.demo import report
 from simulations.demo.account import Result
@@ -44,7 +47,12 @@ async def run_demo(options: DemoOptions) -> int:
     async with _display(console, state, headless=options.headless or machine) as display:
         story = Story(state, display)
         cluster = Cluster(
-            Options(seed=options.seed, rate=options.rate or DEFAULT_RATE), lambda text: story.tell("demo", text)
+            Options(
+                seed=options.seed,
+                rate=options.rate or DEFAULT_RATE,
+                certified_only=options.certify is None,  # who stands trial acts alone to earn it
+            ),
+            lambda text: story.tell("demo", text),
         )
         broken = False
         try:
@@ -57,6 +65,8 @@ async def run_demo(options: DemoOptions) -> int:
                 await asyncio.to_thread(_keep, cluster.state_dir, options.keep_logs)
             if not broken:
                 await asyncio.to_thread(cluster.forget)
+    if options.certify is not None:
+        await asyncio.to_thread(_certify, options.certify, results)
     if machine:
         print(report.as_json(results, audit_ok=audit_ok), flush=True)
     else:
@@ -116,6 +126,20 @@ def _stop_on_sigterm() -> None:
     task = asyncio.current_task()
     assert task is not None, "run_demo runs in a task"
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+
+def _certify(target: Path, results: Sequence[Result]) -> None:
+    """Write a certificate for each playbook that healed its breakage, by the right cause, with nobody innocent hit."""
+    known = {playbook.name: playbook for playbook in library()}
+    passed = [r for r in results if r.healed and r.cause_right and not r.innocent_hit and r.playbook in known]
+    certificates = [
+        Certificate(
+            r.playbook, digest(book), book.drill, round(time.time()), round(r.detected_s, 3), round(r.mitigated_s, 3)
+        )
+        for r in passed
+        if (book := known[r.playbook]).drill and r.detected_s is not None and r.mitigated_s is not None
+    ]
+    target.write_text(dumps(certificates), encoding="utf-8")
 
 
 def _keep(state_dir: Path, target: Path) -> None:
