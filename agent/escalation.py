@@ -1,16 +1,20 @@
-"""Calling people: a line in log and timeline always, a webhook when there is one."""
+"""Calling people: a line in log and timeline always, and every channel that is declared."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import aiohttp
 import structlog
 
 from agent import metrics
-from agent.codec import summary
+from agent.channels import Channel, body, message
 from agent.incidents import Incident
+from models.domain import Topology
+from playbooks.schema import Playbook
+from playbooks.view import View
 
 log = structlog.get_logger(__name__)
 
@@ -19,19 +23,29 @@ PAUSE_S: Final = 1.0
 
 
 class WebhookPager:
-    """Posts a page as JSON `{"text", "incident"}`; tries three times, then counts and logs the loss.
+    """Posts pages to channels; tries each three times, then counts and logs the loss.
 
+    `url` is a channel of plain JSON. `playbooks` give a page its details, its urgency and the channels it goes to; a
+    page to channels of which none is declared goes to all. `topology` is what their placeholders are filled from.
     `start` and `stop` bracket its use; pages that are under way when it stops are given `deadline_s`.
     """
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(
+        self,
+        url: str,
+        channels: Iterable[Channel] = (),
+        playbooks: Sequence[Playbook] = (),
+        topology: Callable[[], Topology] = Topology,
+    ) -> None:
+        self._channels = (*([Channel("webhook", url)] if url else []), *channels)
+        self._playbooks = {playbook.name: playbook for playbook in playbooks}
+        self._topology = topology
         self._session: aiohttp.ClientSession | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Open the connection pool (only if there is a webhook)."""
-        if self._url:
+        """Open the connection pool (only if there is a channel)."""
+        if self._channels:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5.0))
 
     async def stop(self, deadline_s: float = 2.0) -> None:
@@ -43,26 +57,37 @@ class WebhookPager:
         if self._session is not None:
             await self._session.close()
 
-    def page(self, incident: Incident, message: str) -> None:
+    def page(self, incident: Incident, text: str) -> None:
         """Call a person; never blocks, never raises."""
         metrics.PAGES.inc()
-        log.warning("agent.page", incident=incident.id, text=message)
-        if self._session is not None:
-            task = asyncio.create_task(self._send(incident, message), name=f"page {incident.id}")
+        page = message(incident, text, self._playbooks, View(self._topology()))
+        log.warning("agent.page", incident=incident.id, text=text, severity=str(page.severity))
+        if self._session is None:
+            return
+        meant = [channel for channel in self._channels if not page.to or channel.name in page.to]
+        for channel in meant or self._channels:
+            work = self._send(channel, incident, text)
+            task = asyncio.create_task(work, name=f"page {incident.id} {channel.name}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _send(self, incident: Incident, message: str) -> None:
+    async def _send(self, channel: Channel, incident: Incident, text: str) -> None:
         assert self._session is not None
-        body = {"text": f"Fibrin {incident.id}: {message}", "incident": summary(incident)}
+        page = message(incident, text, self._playbooks, View(self._topology()))
         for attempt in range(ATTEMPTS):
             try:
-                async with self._session.post(self._url, json=body) as response:
+                key = await asyncio.to_thread(_key, channel)
+                async with self._session.post(channel.address, json=body(channel, incident, page, key)) as response:
                     response.raise_for_status()
                     return
-            except (aiohttp.ClientError, TimeoutError) as error:
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 if attempt == ATTEMPTS - 1:
                     metrics.PAGES_FAILED.inc()
-                    log.warning("page.failed", incident=incident.id, error=str(error), hint="check the webhook setting")
+                    hint = "check agent.webhook and agent.channels"
+                    log.warning("page.failed", incident=incident.id, channel=channel.name, error=str(error), hint=hint)
                 else:
                     await asyncio.sleep(PAUSE_S)
+
+
+def _key(channel: Channel) -> str:
+    return channel.key_file.read_text(encoding="utf-8").strip() if channel.key_file else ""

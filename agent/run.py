@@ -19,6 +19,7 @@ from prometheus_client import REGISTRY
 
 from agent import metrics
 from agent.actuators.control import ControlActuator
+from agent.actuators.hooks import HookActuator
 from agent.actuators.recorded import RecordedActuator
 from agent.api import AgentApi
 from agent.audit import AuditLog, Keeping
@@ -91,11 +92,10 @@ async def _assemble(settings: AgentSettings, stack: AsyncExitStack) -> Agent:  #
     own_token = settings.token or await token(directory / "agent.token")
     address = settings.control_url or await asyncio.to_thread(control_url, directory)
     client = await stack.enter_async_context(ControlClient(address, own_token, actor="agent"))
-    pager = WebhookPager(settings.webhook)
+    mesh, observer = MeshView(), Observer()
+    pager = WebhookPager(settings.webhook, settings.channels, playbooks, lambda: mesh.topology)
     await pager.start()
     stack.push_async_callback(pager.stop)
-
-    mesh, observer = MeshView(), Observer()
     REGISTRY.register(observer.exposition)
     stack.callback(REGISTRY.unregister, observer.exposition)
     bank = DetectorBank(FalseAlarmBudget(ticks_per_s=1 / settings.tick_s))
@@ -104,7 +104,10 @@ async def _assemble(settings: AgentSettings, stack: AsyncExitStack) -> Agent:  #
     planner = PlaybookPlanner(playbooks, limits)
     decisions = Decisions(chronicle, sources, limits, lambda: audit.part)
     leadership = Leadership(client, holder, settings.fence_ttl_s, time.monotonic)
-    actuator = RecordedActuator(ControlActuator(client), chronicle, time.time)
+    hooks = HookActuator(ControlActuator(client), settings.hooks)
+    await hooks.start()
+    stack.push_async_callback(hooks.stop)
+    actuator = RecordedActuator(hooks, chronicle, time.time)
     witness = Witness(chronicle, store)
     await witness.begin()
     receiver = OtlpReceiver(

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from agent.actuators.hooks import Hook, declared
+from agent.channels import Channel
 from agent.store import check_url
 from models.errors import InvalidInput, Problem
 from playbooks.schema import Mode
@@ -44,6 +46,8 @@ class AgentSettings:
     stop_acting: bool = False  # hold the kill switch: no order can take it back
     stop_file: Path | None = None  # the kill switch's file; default: <state_dir>/stop-acting
     webhook: str = ""  # where pages go as JSON, besides log and timeline
+    channels: tuple[Channel, ...] = ()  # more places for pages: name, url, format (plain, slack, pagerduty), key_file
+    hooks: tuple[Hook, ...] = ()  # what playbooks may run outside the mesh: name, url, kind (webhook, job) ...
 
     tick_s: float = 0.1  # telemetry flushes every 0.2 s: half of that keeps the added delay below 0.1 s
     confident: float = 0.6  # probability of the best cause that allows acting at once
@@ -73,6 +77,7 @@ class AgentSettings:
 
     def check(self) -> None:
         """Raise InvalidInput naming every setting that cannot work."""
+        declared(self.hooks)
         problems = [
             Problem(f"must be above 0, found {value}", field=f"agent.{name}")
             for name, value in (
