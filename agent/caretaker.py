@@ -11,8 +11,10 @@ from typing import Any
 import structlog
 
 from agent import metrics
+from agent.history import History
 from agent.incidents import Incident, Step
 from agent.mesh import MeshView
+from agent.probing import Prober
 from agent.scribe import Tools
 from agent.track import Track
 from agent.treatment import Treatment
@@ -33,6 +35,7 @@ class Caretaker:
         tracks: dict[str, Track],
         mesh: MeshView,
         treatment: Treatment,
+        history: History,
         start: Callable[[Track, Coroutine[Any, Any, None]], None],
         spawn: Callable[[str, Coroutine[Any, Any, None]], None],
     ) -> None:
@@ -42,6 +45,7 @@ class Caretaker:
         self._treatment = treatment
         self._start = start
         self._spawn = spawn
+        self._prober = Prober(tools, treatment, history)
         self._yields: dict[tuple[str, ...], float] = {}
         self._renewed_at = 0.0
         self._checked_at = 0.0
@@ -55,6 +59,9 @@ class Caretaker:
             self._checked_at = mesh.overlays_at
             for track in list(self._tracks.values()):
                 self._compare(track, now)
+        for track in list(self._tracks.values()):
+            if (work := self._prober.turn(track, now)) is not None:
+                self._spawn(f"look {track.incident.id}", work)
         if now - self._renewed_at >= settings.lease_s / 3 and not settings.observe_only:
             self._renewed_at = now
             if self._t.fence.token is not None:
@@ -76,6 +83,8 @@ class Caretaker:
     def not_needed(self, incident: Incident, now: float) -> str:
         """Return why a held overlay may go, "" while it is needed."""
         cause, settings = incident.cause, self._t.settings
+        if why := self._prober.closed(incident.id):
+            return why
         if settings.hold_s and now - incident.times.get("closed", now) >= settings.hold_s:
             return f"released: held for {settings.hold_s:.0f} s"
         if cause is None or not cause.subject or not self._mesh.control_up:

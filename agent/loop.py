@@ -75,6 +75,7 @@ class HealingLoop:
             tracks=self._tracks,
             mesh=senses.mesh,
             treatment=self.treatment,
+            history=self.history,
             start=self._start,
             spawn=self._spawn,
         )
@@ -281,6 +282,9 @@ class HealingLoop:
 
     def _closed(self, track: Track, now: float) -> None:
         incident, settings = track.incident, self._t.settings
+        if track.muted_until and now >= track.muted_until:  # the echo of a look at its breaker is over
+            track.muted_until = 0.0
+            self._forget_alarms(track)
         muted = self._triage.absorbs(track, now)
         if not muted and not track.unmuted:
             track.unmuted = True

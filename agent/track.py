@@ -16,7 +16,9 @@ class Track:
     `live_at`: when one of its anomalies was last active. `awake`: its anomalies have been seen by this process (an
     incident read back after a restart is not acted on before). `busy`: a task works on it. `bad_at`: when users last
     saw the fault. `told_at`: when its cause was last
-    told. `harm_at`: when its neighbours were last looked at. `evidence`: what its causes were named from. `renewed_at`: last proof that its overlay lives. `unsaved`: timeline lines not yet stored.
+    told. `harm_at`: when its neighbours were last looked at. `muted_until`: while set, symptoms of its cause are its
+    own (its breaker is half-open). `evidence`: what its causes were named from. `renewed_at`: last proof that its
+    overlay lives. `unsaved`: timeline lines not yet stored.
     """
 
     incident: Incident
@@ -33,6 +35,7 @@ class Track:
     recover: bool = False
     unmuted: bool = False
     harm_at: float = 0.0
+    muted_until: float = 0.0
     evidence: Evidence | None = None
     unsaved: list[Event] = field(default_factory=list)
 

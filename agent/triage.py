@@ -78,7 +78,7 @@ class Triage:
         incident, settings = track.incident, self._settings
         if _thinks(track):
             return False
-        if incident.is_open:
+        if incident.is_open or track.muted_until:
             return True
         if incident.stage is Stage.ESCALATED:  # a person knows: silent until it has gone away for good
             return now - max(track.live_at, track.closed_at()) < max(settings.mute_s, settings.gone_s)
@@ -256,8 +256,8 @@ class Triage:
             self._treatment.note(track, f"cause, seen better now: {story.suspicion(best)}", **data)
             track.told_at = now
         self._supersede(track, best)
-        for other in list(self._tracks.values()):
-            self.merge_into(other, track)
+        for rival in list(self._tracks.values()):
+            self.merge_into(rival, track)
         return [a for a in pool if a not in mine]
 
     def merge_into(self, track: Track, older: Track) -> None:

@@ -26,7 +26,7 @@ from agent.thinking import MeshLocaliser
 from agent.timeline import Timeline
 from models.detect import DetectorBank, FalseAlarmBudget
 from models.domain import Edge, Instance, Topology
-from models.overlay import EjectInstance, OpenBreaker, ShiftTraffic
+from models.overlay import EjectInstance, OpenBreaker, ShiftTraffic, in_force
 from models.signals import BOUNDS_S, BUCKETS, Outcomes, Series, Side
 from playbooks import library
 from playbooks.guards import Limits
@@ -64,9 +64,9 @@ class Shop:
     def tick(self, actuator: MemoryActuator) -> dict[Series, Outcomes]:
         """Return what the sidecars report for one tick."""
         rng = random.Random(f"{self.seed} {self.clock.now:.3f}")
-        changes = [o.change for o in actuator._alive().values()]
+        changes = [o.change for o in in_force(tuple(actuator._alive().values()))]
         ejected = {c.instance for c in changes if isinstance(c, EjectInstance)}
-        open_ = {c.callee: c.respond for c in changes if isinstance(c, OpenBreaker)}
+        open_ = {c.callee: c.percent for c in changes if isinstance(c, OpenBreaker)}
         idle = {(c.service, v) for c in changes if isinstance(c, ShiftTraffic) for v, w in c.weights.items() if w == 0}
         found: dict[Series, Outcomes] = {}
         broken_callees = {i.service for i in INSTANCES if self.failing(i) >= 1.0}
@@ -76,7 +76,7 @@ class Shop:
             ]
             for _ in range(self._count(rng)):
                 reporter = rng.choice([i.id for i in INSTANCES if i.service == caller])
-                if callee in open_:
+                if callee in open_ and (open_[callee] >= 100 or rng.random() * 100 < open_[callee]):
                     _add(found, Series(Side.CLIENT, caller, callee, "", "", reporter), 0, 0.001, "BRK")
                     continue
                 host = rng.choice(pool)

@@ -92,3 +92,26 @@ async def test_a_plan_that_waits_for_a_person_gives_way_to_a_better_cause(tmp_pa
     assert incident.playbook != first
     assert any("cause, seen better now" in moment.message for moment in incident.history)
     await mesh.close()
+
+
+async def test_a_breaker_looks_whether_its_dependency_is_well_and_closes_by_itself(tmp_path: Path) -> None:
+    """While payment is down each look is short, later than the one before and nobody's incident; once well it closes."""
+    mesh = await open_mesh(tmp_path, 0)
+    await mesh.run(20.0)
+    mesh.shop.failing = lambda i: 1.0 if i.service == "payment" else 0.0
+    await mesh.run(60.0)
+    (incident,) = mesh.loop.incidents
+    assert (incident.stage, incident.held) == (Stage.RESOLVED, True)
+    looks = [moment.message for moment in incident.history if moment.message.startswith("half-open")]
+    assert len(looks) == 2
+    assert all("requests failed; the next look is in" in look for look in looks)
+    assert [o.change.kind for o in await mesh.actuator.overlays()] == ["open-breaker"]
+    mesh.shop.failing = lambda _: 0.0
+    await mesh.run(120.0)
+    assert await mesh.actuator.overlays() == ()
+    found = await mesh.store.get(incident.id)
+    assert found is not None
+    assert found.held is False
+    assert any("the breaker closes" in moment.message for moment in found.history)
+    assert len(await mesh.store.latest(10)) == 1, "no look was taken for a new incident"
+    await mesh.close()
