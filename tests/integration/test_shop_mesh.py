@@ -114,3 +114,24 @@ async def test_no_process_outlives_the_demo(tmp_path: Path, number: signal.Signa
     process.send_signal(number)
     await asyncio.wait_for(process.communicate(), DEADLINE_S)
     assert await _gone(children) == set()
+
+
+async def test_an_interrupted_demo_leaves_no_process_and_no_directory(tmp_path: Path) -> None:
+    """Ctrl-C in the middle of the start ends `fibrin demo` with 130 and no traceback, and nothing is left on the machine."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "fibrin", "demo", "--headless"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert process.stdout is not None
+    deadline = time.monotonic() + DEADLINE_S
+    while len(children := _descendants(process.pid)) < 20:  # applications run, sidecars begin
+        assert time.monotonic() < deadline, "the demo does not start"
+        await asyncio.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said = (await asyncio.wait_for(process.stdout.read(), DEADLINE_S)).decode()
+    assert await process.wait() == 130, said
+    assert "Traceback" not in said
+    assert await _gone(children) == set()
+    assert list(tmp_path.iterdir()) == []
