@@ -105,6 +105,7 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = {
     },
     Stage.PLANNED: {
         Stage.ACTING: "every interlock is open (and a person approved, where asked)",
+        Stage.CORRELATED: "another cause stands out while the plan waits for a person: it is planned anew",
         Stage.OBSERVED: "gone by itself, or a symptom of another incident",
         Stage.ESCALATED: "an interlock that time does not lift, or a person denied or aborted",
     },
