@@ -24,6 +24,7 @@ class History:
         self._coarse: deque[Slice] = deque()
         self._seen: dict[Series, float] = {}
         self._raw: dict[Series, float] = {}
+        self._owned: set[Series] = set()  # sums of the newest second that are nobody else's
         self._swept_at = 0.0
         self._now = 0.0
 
@@ -97,16 +98,26 @@ class History:
         second = float(int(at))
         if not self._coarse or self._coarse[-1][0] != second:
             self._coarse.append((second, {}))
+            self._owned = set()
         into = self._coarse[-1][1]
         for series, found in outcomes.items():
-            _add(into, series, found)
+            have = into.get(series)
+            if have is None:
+                into[series] = found  # not a copy: most are alone in their second
+                continue
+            if series not in self._owned:
+                self._owned.add(series)
+                have = into[series] = _copy(have)
+            have += found
 
 
 def _add(into: dict[Series, Outcomes], series: Series, found: Outcomes) -> None:
     have = into.get(series)
     if have is None:
-        into[series] = Outcomes(
-            found.requests, found.errors, dict(found.flags), dict(found.codes), found.latency.copy()
-        )
+        into[series] = _copy(found)
     else:
         have += found
+
+
+def _copy(found: Outcomes) -> Outcomes:
+    return Outcomes(found.requests, found.errors, dict(found.flags), dict(found.codes), found.latency)

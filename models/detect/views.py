@@ -13,20 +13,25 @@ The sidecars report very fine series. Detectors watch sums of them, named by `Se
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import lru_cache
+from typing import Final
 
 from models.detect.baseline import FloatArray
 from models.signals import BUCKETS, Counts, Outcomes, Series, Side
 from models.telemetry import BREAKER_FAILED_FLAG, BREAKER_FLAG
 
+REMEMBERED: Final = 200_000
+"""Series whose views are kept at hand; more than any mesh of ours reports."""
 
+
+@lru_cache(maxsize=REMEMBERED)
 def views(series: Series) -> tuple[Series, ...]:
     """Return the watched keys that `series` is part of, finest first."""
     match series.side:
         case Side.ATTEMPT:
             whole = Series(Side.ATTEMPT, "", series.callee, series.version, "", "")
             if series.instance:
-                return (replace(whole, instance=series.instance), whole)
+                return (Series(Side.ATTEMPT, "", series.callee, series.version, series.instance, ""), whole)
             return (whole,) if series.version else ()
         case Side.CLIENT:
             return (Series(Side.CLIENT, series.caller, series.callee, "", "", ""),)
