@@ -28,6 +28,7 @@ from fibrin.cli.people import COMMANDS as PEOPLE
 from fibrin.cli.playbook import COMMANDS as PLAYBOOK
 from fibrin.cli.processes import COMMANDS as PROCESSES
 from fibrin.cli.resources import COMMANDS as RESOURCES
+from fibrin.cli.simulate import COMMANDS as SIMULATE
 from models.errors import FibrinError, InvalidInput
 
 
@@ -74,7 +75,19 @@ def configure_logs(level: str) -> None:
     )
 
 
-for command in (*PROCESSES, *RESOURCES, *OVERLAY, *INCIDENTS, *PEOPLE, *CANARY, *AUDIT, *CHECK, *PLAYBOOK, *DEMO):
+for command in (
+    *PROCESSES,
+    *RESOURCES,
+    *OVERLAY,
+    *INCIDENTS,
+    *PEOPLE,
+    *CANARY,
+    *AUDIT,
+    *CHECK,
+    *PLAYBOOK,
+    *DEMO,
+    *SIMULATE,
+):
     cli.add_command(command)
 
 

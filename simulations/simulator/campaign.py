@@ -1,0 +1,241 @@
+"""Many incidents, one after the other, on meshes that heal under the agent; and quiet days on which nothing may happen.
+
+One mesh is warmed up once and then broken again and again. After each incident a person repairs the fault and removes what the
+agent laid, and the next comes when all is quiet. Everything follows from the seed, and an incident can be played
+again alone by its name (`seed/mesh/number`): the same mesh is run up to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from agent.incidents import Incident
+from models.incident import Stage
+from models.overlay import Overlay
+from simulations.simulator import faults
+from simulations.simulator.faults import Fault
+from simulations.simulator.mesh import draw
+from simulations.simulator.mixture import DEFAULT, Mixture
+from simulations.simulator.plant import failed
+from simulations.simulator.world import TICK_S, World, open_world
+
+WARM_UP_S: Final = 30.0
+LONGEST_S: Final = 60.0
+SHORTEST_S: Final = 4.0
+CALM_S: Final = 3.0
+PATIENCE_S: Final = 6.0
+"""An incident that waits for this long waits for a person."""
+
+BETWEEN_S: Final = 6.0
+QUIET_S: Final = 60.0
+PER_MESH: Final = 25
+SLOW: Final = 3.0
+"""A user's request counts as spoiled when it failed or took this many times the good day's 99th percentile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What became of one incident. Times are seconds from the onset; None: it did not happen.
+
+    `spoiled` are users' requests that failed or were far too slow, `usual` how many would have been on a good day, `asked`
+    all of them. `innocent` counts actions on what was not at fault.
+    """
+
+    name: str
+    fault: Fault
+    detected_s: float | None
+    first: bool
+    third: bool
+    kind: bool
+    named: str
+    truth: str
+    acted_s: float | None
+    mitigated_s: float | None
+    escalated: bool
+    innocent: int
+    undone: int
+    spoiled: int
+    usual: float
+    asked: int
+    ending: str
+    actions: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Quiet:
+    """What happened on quiet days: `seconds` watched, `incidents` opened, `actions` taken."""
+
+    seconds: float = 0.0
+    incidents: int = 0
+    actions: int = 0
+    causes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to play: `incidents` on meshes of `services` services, from `seed`, drawn by `mixture`."""
+
+    services: int
+    seed: int
+    incidents: int = PER_MESH
+    mixture: Mixture = DEFAULT
+
+
+async def play(
+    plan: Plan, mesh_number: int, *, only: int | None = None, tell: Callable[[Played], None] = lambda _: None
+) -> tuple[list[Played], Quiet]:
+    """Play the incidents of one mesh; with `only`, stop after that one and return it alone."""
+    seed = plan.seed * 10_007 + mesh_number
+    mesh = draw(plan.services, seed)
+    random = np.random.default_rng([seed, 11])
+    found: list[Played] = []
+    quiet = Quiet()
+    async with open_world(mesh, seed=seed, load=_day(random)) as world:
+        player = _Player(world, quiet)
+        await player.rest(WARM_UP_S)
+        quiet.seconds, quiet.incidents, quiet.actions = 0.0, 0, 0
+        await player.rest(QUIET_S)
+        for number in range(plan.incidents):
+            fault = plan.mixture.draw(world.plant, random)
+            played = await player.incident(f"{plan.seed}/{mesh_number}/{number}", fault)
+            found.append(played)
+            tell(played)
+            if number == only:
+                return [played], quiet
+    return found, quiet
+
+
+class _Player:
+    """Plays on one world."""
+
+    def __init__(self, world: World, quiet: Quiet) -> None:
+        self._world = world
+        self._quiet = quiet
+        self._limit_s = np.inf
+        self._bad = 0
+        self._all = 0
+        self._usual = 0.0
+        self._seconds: list[float] = []
+        self._spoiled_at = 0.0
+
+    async def rest(self, seconds: float) -> None:
+        """Let a quiet time pass; what the agent does in it is false."""
+        world = self._world
+        known = {i.id for i in world.loop.incidents}
+        laid = len(world.control.laid)
+        self._bad = self._all = 0
+        for _ in range(round(seconds / TICK_S)):
+            await self._tick()
+        self._usual = self._bad / max(1, self._all)
+        self._limit_s = SLOW * float(np.percentile(self._seconds[-20_000:], 99)) if self._seconds else np.inf
+        new = [i for i in world.loop.incidents if i.id not in known]
+        self._quiet.seconds += seconds
+        self._quiet.incidents += len(new)
+        self._quiet.causes += [i.title for i in new]
+        self._quiet.actions += len(world.control.laid) - laid
+
+    async def incident(self, name: str, fault: Fault) -> Played:
+        """Break, watch, repair, and wait for quiet."""
+        world = self._world
+        known = {i.id for i in world.loop.incidents}
+        before = len(world.control.laid)
+        onset = world.clock.now
+        if (change := faults.announced(fault)) is not None:
+            world.control.tell(change[0], change[1], change[2], f"{fault}")
+        faults.apply(fault, world.plant)
+        self._bad = self._all = 0
+        self._spoiled_at = onset
+        while not self._over(known, onset):
+            await self._tick()
+        played = self._account(name, fault, onset, self._new(known), world.control.laid[before:])
+        faults.undo(fault, world.plant)
+        world.control.clear()
+        await self._until_quiet()
+        world.forget_deeds()
+        await self.rest(BETWEEN_S)
+        return played
+
+    def _over(self, known: set[str], onset: float) -> bool:
+        now = self._world.clock.now
+        if now - onset >= LONGEST_S:
+            return True
+        mine = self._new(known)
+        if not mine or now - onset < SHORTEST_S or any(_moves(i, now) for i in mine):
+            return False
+        closed = max(i.times.get("closed", i.opened_at + PATIENCE_S) for i in mine)
+        return now - self._spoiled_at >= CALM_S or now - closed >= 2 * CALM_S
+
+    def _new(self, known: set[str]) -> list[Incident]:
+        return sorted((i for i in self._world.loop.incidents if i.id not in known), key=lambda i: i.opened_at)
+
+    def _account(self, name: str, fault: Fault, onset: float, mine: list[Incident], laid: list[Overlay]) -> Played:
+        world = self._world
+        truth = faults.truth(fault, world.plant.layout)
+        right = [i for i in mine if i.cause is not None and truth.right(i.cause)]
+        main = next(iter(right or mine), None)
+        cause = main.cause if main is not None else None
+        now = world.clock.now
+        calm = now - self._spoiled_at >= CALM_S
+        return Played(
+            name=name,
+            fault=fault,
+            detected_s=main.opened_at - onset if main is not None else None,
+            first=bool(right),
+            third=any(truth.right(c) for i in mine for c in i.causes[:3]),
+            kind=any(c.kind in {k for k, _ in truth.names} for i in mine for c in i.causes[:1]),
+            named=str(cause or ""),
+            truth=f"{truth.service} {sorted(truth.names)}",
+            acted_s=min((o.created_at - onset for o in laid), default=None),
+            mitigated_s=self._spoiled_at - onset if calm else None,
+            escalated=any(i.stage is Stage.ESCALATED for i in mine) or any(i.waiting for i in mine),
+            innocent=sum(truth.innocent(o.change, world.plant.layout) for o in laid),
+            undone=sum(step.acted_at > 0 and step.ended_at > 0 for i in mine for step in i.steps),
+            spoiled=self._bad,
+            usual=self._usual * self._all,
+            asked=self._all,
+            ending=", ".join(f"{i.title}: {i.stage}" + (f" ({i.waiting})" if i.waiting else "") for i in mine),
+            actions=tuple(str(o.change) for o in laid),
+        )
+
+    async def _until_quiet(self) -> None:
+        deadline = self._world.clock.now + QUIET_S
+        while self._world.clock.now < deadline:
+            await self._tick()
+            if not any(i.is_open for i in self._world.loop.incidents) and not self._world.loop.anomalies:
+                return
+
+    async def _tick(self) -> None:
+        ended = await self._world.step()
+        users = self._world.plant.layout.caller[ended.requests.call] == len(self._world.plant.layout.services)
+        seconds = ended.requests.seconds[users]
+        bad = failed(ended.requests)[users] | (seconds > self._limit_s)
+        self._all += len(bad)
+        self._bad += int(bad.sum())
+        if len(self._seconds) < 40_000:  # noqa: PLR2004
+            self._seconds += seconds.tolist()
+        usual = self._usual * len(bad)
+        if bad.sum() > max(2.0, 4 * usual):
+            self._spoiled_at = self._world.clock.now
+
+
+def _moves(incident: Incident, now: float) -> bool:
+    """Tell whether the agent still works on an incident; one that waits for a person does not move."""
+    waits = bool(incident.waiting) and now - incident.opened_at >= PATIENCE_S
+    return incident.is_open and not waits
+
+
+def _day(random: np.random.Generator) -> Callable[[float], float]:
+    """Return a daily curve with slow wobble: the mesh's load never stands still."""
+    phase, depth = random.uniform(0, 2 * np.pi), random.uniform(0.2, 0.4)
+    wobble = random.uniform(0, 2 * np.pi, size=3)
+    periods = np.asarray([311.0, 97.0, 41.0])
+
+    def factor(seconds: float) -> float:
+        day = 1 + depth * np.sin(2 * np.pi * seconds / 86_400 + phase)
+        return float(day * (1 + 0.03 * np.sin(2 * np.pi * seconds / periods + wobble).sum()))
+
+    return factor

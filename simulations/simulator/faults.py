@@ -1,0 +1,237 @@
+"""What can break in a simulated mesh, what an agent should then name, and what it must not touch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, assert_never
+
+import numpy as np
+
+from models.domain import ChangeKind
+from models.incident import Cause, CauseKind
+from models.overlay import Change, EjectInstance, ShiftTraffic, target
+from simulations.simulator.layout import Ints, Layout
+from simulations.simulator.plant import Plant
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceErrors:
+    """One instance fails `ratio` (0–1) of its requests, and passes its health probe (a gray failure)."""
+
+    instance: str
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceSlow:
+    """One instance works `factor` times as long."""
+
+    instance: str
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class VersionErrors:
+    """One version of several fails `ratio` (0–1) of its requests, right after its deployment."""
+
+    service: str
+    version: str
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSlow:
+    """One version of several works `factor` times as long, right after its deployment."""
+
+    service: str
+    version: str
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneErrors:
+    """A service's instances in one zone fail `ratio` (0–1) of their requests."""
+
+    service: str
+    zone: str
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceErrors:
+    """The whole service fails `ratio` (0–1) of its requests (a bad configuration, a broken store behind it)."""
+
+    service: str
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSlow:
+    """The whole service works `factor` times as long."""
+
+    service: str
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceDown:
+    """Every process of the service is dead."""
+
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
+class Surge:
+    """`factor` times as many requests arrive at a service as on an average day."""
+
+    service: str
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """Everything everywhere takes `delay_s` seconds longer (a starved host, a slow network): nobody's fault."""
+
+    delay_s: float
+
+
+Fault = (
+    InstanceErrors
+    | InstanceSlow
+    | VersionErrors
+    | VersionSlow
+    | ZoneErrors
+    | ServiceErrors
+    | ServiceSlow
+    | ServiceDown
+    | Surge
+    | Stall
+)
+
+WHOLE: Final = frozenset({CauseKind.SERVICE, CauseKind.DEPENDENCY, CauseKind.CHANGE})
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What is so: which service is at fault, which of its instances, and which causes name that rightly.
+
+    `names` are pairs (kind, subject) of which any is right; several where they mean the same instances.
+    """
+
+    service: str
+    guilty: frozenset[str]
+    names: frozenset[tuple[CauseKind, str]]
+
+    def right(self, cause: Cause) -> bool:
+        """Tell whether `cause` names this fault: its service, its kind and its subject."""
+        return cause.service == self.service and (
+            (cause.kind, cause.subject) in self.names or (cause.kind, "") in self.names
+        )
+
+    def innocent(self, change: Change, layout: Layout) -> bool:
+        """Tell whether a change takes something away that is not at fault."""
+        if target(change) != self.service:
+            return True
+        if isinstance(change, EjectInstance):
+            return change.instance not in self.guilty
+        if isinstance(change, ShiftTraffic):
+            guilty = {layout.version_of[layout.place[name]] for name in self.guilty}
+            good = {v: w for v, w in change.weights.items() if v not in guilty}
+            return bool(guilty) and not any(good.values())
+        return False
+
+
+def truth(fault: Fault, layout: Layout) -> Truth:
+    """Return what `fault` means on a mesh."""
+    guilty = frozenset(layout.instances[k] for k in _instances(fault, layout).tolist())
+    match fault:
+        case InstanceErrors(instance=name) | InstanceSlow(instance=name):
+            service = layout.services[layout.service_of[layout.place[name]]]
+            return Truth(service, guilty, _names(layout, service, guilty))
+        case VersionErrors() | VersionSlow() | ZoneErrors():
+            return Truth(fault.service, guilty, _names(layout, fault.service, guilty))
+        case ServiceErrors() | ServiceDown():
+            names = frozenset((kind, "") for kind in WHOLE) | _names(layout, fault.service, guilty)
+            return Truth(fault.service, guilty, names)
+        case ServiceSlow() | Surge():
+            names = frozenset((kind, "") for kind in {*WHOLE, CauseKind.OVERLOAD})
+            return Truth(fault.service, guilty, names | _names(layout, fault.service, guilty))
+        case Stall():
+            return Truth("", frozenset(), frozenset({(CauseKind.GLOBAL, "")}))
+        case _:
+            assert_never(fault)
+
+
+def _names(layout: Layout, service: str, guilty: frozenset[str]) -> frozenset[tuple[CauseKind, str]]:
+    """Return every name that means exactly these instances of the service."""
+    members = [layout.instances[k] for k in layout.members(service).tolist()]
+    found = {(CauseKind.INSTANCE, name) for name in members if guilty == {name}}
+    for kind, of in ((CauseKind.VERSION, layout.version_of), (CauseKind.ZONE, layout.zone_of)):
+        for value in {of[layout.place[name]] for name in members}:
+            if guilty == {name for name in members if of[layout.place[name]] == value}:
+                found.add((kind, value))
+    if guilty == set(members):
+        found |= {(kind, "") for kind in WHOLE}
+    return frozenset(found)
+
+
+def apply(fault: Fault, plant: Plant) -> None:
+    """Break it."""
+    _set(fault, plant, broken=True)
+
+
+def undo(fault: Fault, plant: Plant) -> None:
+    """Repair it: the part is as it was on a good day."""
+    _set(fault, plant, broken=False)
+
+
+def announced(fault: Fault) -> tuple[ChangeKind, str, str] | None:
+    """Return the change event that comes before the fault, as (kind, service, version); None for a bolt from the blue."""
+    match fault:
+        case VersionErrors(service=service, version=version) | VersionSlow(service=service, version=version):
+            return (ChangeKind.DEPLOY, service, version)
+        case _:
+            return None
+
+
+def _set(fault: Fault, plant: Plant, *, broken: bool) -> None:
+    now, who = plant.now, _instances(fault, plant.layout)
+    normal = np.asarray([n.error_ratio for n in plant.mesh.natures])[plant.layout.service_of]
+    match fault:
+        case (
+            InstanceErrors(ratio=ratio)
+            | VersionErrors(ratio=ratio)
+            | ZoneErrors(ratio=ratio)
+            | ServiceErrors(ratio=ratio)
+        ):
+            now.errors[who] = np.maximum(normal[who], ratio) if broken else normal[who]
+        case InstanceSlow(factor=factor) | VersionSlow(factor=factor) | ServiceSlow(factor=factor):
+            now.slow[who] = factor if broken else 1.0
+        case ServiceDown():
+            now.dead[who] = broken
+        case Surge(service=service, factor=factor):
+            calls = np.flatnonzero(plant.layout.callee == plant.layout.number[service])
+            now.surge[calls] = factor if broken else 1.0
+        case Stall(delay_s=delay):
+            now.delay_s[:] = delay if broken else 0.0
+        case _:
+            assert_never(fault)
+    plant.disturbed()
+
+
+def _instances(fault: Fault, layout: Layout) -> Ints:
+    match fault:
+        case InstanceErrors(instance=name) | InstanceSlow(instance=name):
+            return np.asarray([layout.place[name]])
+        case VersionErrors(service=service, version=version) | VersionSlow(service=service, version=version):
+            return np.asarray([k for k in layout.members(service).tolist() if layout.version_of[k] == version])
+        case ZoneErrors(service=service, zone=zone):
+            return np.asarray([k for k in layout.members(service).tolist() if layout.zone_of[k] == zone])
+        case ServiceErrors(service=service) | ServiceSlow(service=service) | ServiceDown(service=service):
+            return layout.members(service)
+        case Surge(service=service):
+            return layout.members(service)
+        case Stall():
+            return np.arange(len(layout.instances))
+        case _:
+            assert_never(fault)

@@ -1,0 +1,78 @@
+"""What each instance's answer takes at present, worked out from the leaves of the call graph upwards.
+
+A request's own time is lognormal; the calls it makes run side by side, so it also waits for the slowest of those. Failures
+of calls that are not optional fail it. Durations are kept as K equally likely values, failures as probabilities, so
+that a rare error stays rare.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from simulations.simulator.condition import Condition
+from simulations.simulator.layout import Floats, Layout, Level
+from simulations.simulator.mesh import Mesh
+from simulations.simulator.requests import BAD, Moment, Pools, send
+from simulations.simulator.routing import Routing
+
+VALUES = 128
+
+
+class PoolMaker:
+    """Refreshes the pools of a mesh. `pools` are the latest."""
+
+    def __init__(self, mesh: Mesh, layout: Layout, random: np.random.Generator) -> None:
+        self._layout = layout
+        self._random = random
+        self._median = np.asarray([n.median_s for n in mesh.natures])[layout.service_of]
+        self._sigma = np.asarray([n.sigma for n in mesh.natures])[layout.service_of]
+        count = len(layout.instances)
+        self.pools = Pools(np.repeat(self._median[:, None], VALUES, axis=1), np.zeros(count))
+        self._normal = random.standard_normal((count, VALUES))
+
+    def refresh(self, routing: Routing, now: Condition) -> None:
+        """Work all pools out anew for the present routing and condition; notes how long requests hold a worker."""
+        layout = self._layout
+        own = (
+            np.exp(np.log(self._median)[:, None] + self._sigma[:, None] * self._normal) * now.slow[:, None]
+            + now.delay_s[:, None]
+        )
+        for level in layout.levels:
+            wait, failed = self._callees(level, routing, now)
+            here = level.instances
+            rows = np.searchsorted(level.services, layout.service_of[here])
+            turned = self._random.integers(VALUES, size=(len(here), 1)) + np.arange(VALUES)
+            spent = own[here] + wait[rows[:, None], turned % VALUES]
+            now.busy_s[here] = spent.mean(axis=1)
+            self.pools.seconds[here] = spent + now.wait_s[here, None]
+            self.pools.errors[here] = 1 - (1 - now.errors[here]) * (1 - failed[rows])
+        self._normal = self._random.permuted(self._normal, axis=1)
+
+    def _callees(self, level: Level, routing: Routing, now: Condition) -> tuple[Floats, Floats]:
+        """Return (waiting for callees, shape (services, VALUES); share of requests they fail, shape (services,))."""
+        layout, calls = self._layout, level.calls
+        wait = np.zeros((len(level.services), VALUES))
+        survive = np.zeros(len(level.services))
+        if not len(calls):
+            return wait, survive
+        sent = np.repeat(calls, VALUES)
+        got, _ = send(sent, Moment(layout, routing, now, self.pools), self._random)
+        made = self._random.random(len(sent)) < np.minimum(1.0, layout.mean * now.surge)[sent]
+        seconds = np.where(made, got.seconds * np.maximum(1.0, layout.mean)[sent], 0.0).reshape(len(calls), VALUES)
+        rows = np.searchsorted(level.services, layout.caller[calls])
+        np.maximum.at(wait, rows, seconds)
+        ratio = self._failing(calls, BAD[got.fate].reshape(len(calls), VALUES).mean(axis=1), routing, now)
+        felt = np.where(layout.optional[calls], 0.0, np.minimum(1.0, layout.mean[calls]) * ratio)
+        np.add.at(survive, rows, np.log1p(-np.minimum(felt, 1 - 1e-9)))
+        return wait, 1 - np.exp(survive)
+
+    def _failing(self, calls: np.ndarray, seen: Floats, routing: Routing, now: Condition) -> Floats:
+        """Return the share of requests of each call that fail: sampled where it is large, by formula where it is rare."""
+        layout = self._layout
+        bad = 1 - (1 - self.pools.errors) * (1 - now.rejects) * (1 - now.stuck) * ~now.dead
+        mean = np.add.reduceat(routing.share * bad, layout.first[:-1])
+        rare = mean[layout.callee[calls]]
+        first = 1 - (1 - rare) * (1 - now.cut[calls])
+        retried = np.where(routing.retry_5xx[calls], first**2, first)
+        rare = (1 - routing.broken[calls]) * (1 - (1 - retried) * (1 - routing.abort[calls]))
+        return np.where(seen > 0.1, seen, np.minimum(rare, 0.15))  # noqa: PLR2004

@@ -1,0 +1,71 @@
+"""The result of a campaign as people read it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from simulations.simulator.campaign import Played
+from simulations.simulator.score import Score, Share, badness, mitigated
+
+
+def text(score: Score, played: Sequence[Played], worst: int) -> str:
+    """Return the tables: figures, classes of faults, and the `worst` cases with the names to play them again."""
+    lines = [f"{score.incidents} incidents"]
+    for name, share in (
+        ("detected", score.detected),
+        ("right cause first", score.cause_top1),
+        ("right cause in the first three", score.cause_top3),
+        ("healed without a person", score.mitigated),
+        ("a person called", score.escalated),
+    ):
+        lines.append(f"  {name:<32}{_share(share)}")
+    lines.append(f"  {'actions on innocents':<32}{score.innocent_hits:>7}")
+    lines.append(f"  {'actions undone':<32}{score.undone:>7}")
+    lines.append("seconds from onset                   p50     p95     max")
+    for name, times in (("detected", score.detected_s), ("acted", score.acted_s), ("healed", score.mitigated_s)):
+        lines.append(f"  {name:<32}" + "".join(f"{_seconds(value):>8}" for value in times))
+    hours = score.quiet.seconds / 3600
+    lines.append(
+        f"quiet: {hours:.1f} h, {score.quiet.incidents} incidents, {score.quiet.actions} actions"
+        f" ({score.false_actions_per_month:.1f} per month)"
+    )
+    lines.append("by class                          n  detected  cause  healed  innocent")
+    for name in sorted({type(p.fault).__name__ for p in played}):
+        group = [p for p in played if type(p.fault).__name__ == name]
+        lines.append(
+            f"  {name:<28}{len(group):>5}{_part(group, [p.detected_s is not None for p in group]):>10}"
+            f"{_part(group, [p.first for p in group]):>7}{_part(group, [mitigated(p) for p in group]):>8}"
+            f"{sum(p.innocent for p in group):>10}"
+        )
+    bad = [p for p in sorted(played, key=badness) if badness(p)[0] < 0][:worst]
+    if bad:
+        lines.append("worst cases (play one again with --replay NAME)")
+        lines += [f"  {p.name:<10}{p.fault} → {p.named or 'nothing named'}; {p.ending or 'not detected'}" for p in bad]
+    return "\n".join(lines)
+
+
+def story(played: Played) -> str:
+    """Return one incident in full."""
+    lines = [
+        f"{played.name}: {played.fault}",
+        f"  truth      {played.truth}",
+        f"  named      {played.named or 'nothing'} ({'right' if played.first else 'wrong'})",
+        f"  detected   {_seconds(played.detected_s)} s, acted {_seconds(played.acted_s)} s, healed {_seconds(played.mitigated_s)} s",
+        f"  users      {played.spoiled} of {played.asked} requests spoiled, {played.usual:.0f} would have been anyway",
+        f"  innocents  {played.innocent} actions on what was not at fault, {played.undone} undone",
+        f"  ending     {played.ending or 'no incident'}",
+    ]
+    return "\n".join([*lines, *(f"  action     {action}" for action in played.actions)])
+
+
+def _share(share: Share) -> str:
+    return f"{share.value:>7.1%}  ({share.low:.1%}–{share.high:.1%})"
+
+
+def _part(group: Sequence[Played], holds: Sequence[bool]) -> str:
+    return f"{sum(holds) / len(group):.0%}"
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.1f}"

@@ -1,0 +1,161 @@
+"""What becomes of requests: routing, attempts, retries, time-outs, for many requests at once.
+
+One function serves twice: with a few hundred requests per call it tells what a caller has to expect of a callee (the
+pools), with the requests of a tick it makes the telemetry.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+import numpy as np
+
+from simulations.simulator.condition import Condition
+from simulations.simulator.layout import Bools, Floats, Ints, Layout
+from simulations.simulator.routing import Routing
+
+NETWORK_S: Final = 0.0004
+LOCAL_S: Final = 0.0002
+REFUSED_S: Final = 0.001
+BACK_OFF_S: Final = 0.025
+MAX_RETRIES: Final = 2
+STUCK_S: Final = 3600.0
+
+
+class Fate(IntEnum):
+    """How an attempt or a request ended."""
+
+    OK = 0
+    FAILED = 1  # the application answered with an error
+    REFUSED = 2  # no connection
+    OVERFLOW = 3  # turned away: too many already
+    NOBODY = 4  # no instance to send to
+    TIMEOUT = 5
+    ABORTED = 6  # an injected fault answered
+    BROKEN = 7  # an open breaker failed fast
+    RESCUED = 8  # an open breaker served the fallback
+
+
+BAD: Final = np.asarray([fate not in {Fate.OK, Fate.RESCUED} for fate in Fate])
+UNANSWERED: Final = np.asarray([fate in {Fate.REFUSED, Fate.NOBODY, Fate.TIMEOUT} for fate in Fate])
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """What each instance answers at present: `seconds` (I, K) equally likely durations, `errors` (I,) the share 0–1
+    of requests it fails (for itself or because a callee failed it).
+    """
+
+    seconds: Floats
+    errors: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Everything that decides a request's fate right now."""
+
+    layout: Layout
+    routing: Routing
+    now: Condition
+    pools: Pools
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """Attempts in the order they were made; all arrays have one entry per attempt.
+
+    `request` indexes the requests, `instance` is -1 where none was reached, `seconds` is how long it took.
+    """
+
+    request: Ints
+    call: Ints
+    instance: Ints
+    fate: Ints
+    seconds: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """What callers got: one entry per request."""
+
+    call: Ints
+    fate: Ints
+    seconds: Floats
+
+
+def send(calls: Ints, moment: Moment, random: np.random.Generator) -> tuple[Requests, tuple[Attempts, ...]]:
+    """Send one request for each entry of `calls` (numbers of calls)."""
+    count, routing = len(calls), moment.routing
+    fate = np.zeros(count, dtype=np.int64)
+    seconds = np.full(count, LOCAL_S)
+    draw = random.random((3, count))
+    broken = draw[0] < routing.broken[calls]
+    fate[broken] = np.where(routing.rescued[calls[broken]], Fate.RESCUED, Fate.BROKEN)
+    aborted = ~broken & (draw[1] < routing.abort[calls])
+    fate[aborted] = Fate.ABORTED
+    seconds += np.where(draw[2] < routing.delayed[calls], routing.delay_s[calls], 0.0) * ~broken
+    open_ = np.flatnonzero(~(broken | aborted))
+    made: list[Attempts] = []
+    before = np.full(count, -1, dtype=np.int64)
+    for turn in range(MAX_RETRIES + 1):
+        attempt = _attempt(open_, calls[open_], before[open_], moment, random)
+        limit = routing.timeout_s[calls[open_]]
+        late = seconds[open_] + attempt.seconds > limit
+        cut = np.where(late, np.maximum(limit - seconds[open_], 0.0), attempt.seconds)
+        attempt = Attempts(
+            attempt.request, attempt.call, attempt.instance, np.where(late, Fate.TIMEOUT, attempt.fate), cut
+        )
+        made.append(attempt)
+        seconds[open_] += cut
+        fate[open_] = attempt.fate
+        before[open_] = attempt.instance
+        again = _again(attempt, routing, turn, random)
+        if not again.any():
+            break
+        open_ = open_[again]
+        seconds[open_] += random.exponential(BACK_OFF_S * 2**turn / 2, len(open_))
+    return Requests(calls, fate, seconds), tuple(made)
+
+
+def _attempt(request: Ints, calls: Ints, before: Ints, moment: Moment, random: np.random.Generator) -> Attempts:
+    routing, now, pools = moment.routing, moment.now, moment.pools
+    callee = moment.layout.callee[calls]
+    draw = random.random((6, len(calls)))
+    instance = routing.pick(callee, draw[0])
+    twice = instance == before  # a retry goes to another host if there is one
+    if twice.any():
+        instance[twice] = routing.pick(callee[twice], draw[1, twice])
+    nobody = routing.lost[callee]
+    column = (draw[2] * pools.seconds.shape[1]).astype(np.int64)
+    seconds = pools.seconds[instance, column] + NETWORK_S + now.lag_s[calls]
+    fate = np.where(draw[3] < pools.errors[instance], Fate.FAILED, Fate.OK)
+    rejected = draw[4] < now.rejects[instance]
+    fate[rejected] = Fate.OVERFLOW
+    refused = now.dead[instance] | (draw[5] < now.cut[calls])
+    fate[refused] = Fate.REFUSED
+    fate[nobody] = Fate.NOBODY
+    seconds = np.where(refused | rejected, REFUSED_S, seconds)
+    if now.stuck.any():
+        stuck = ~(refused | nobody) & (random.random(len(calls)) < now.stuck[instance])
+        seconds[stuck] = STUCK_S
+    seconds[nobody] = 0.0
+    return Attempts(request, calls, np.where(nobody, -1, instance), fate, seconds)
+
+
+def _again(attempt: Attempts, routing: Routing, turn: int, random: np.random.Generator) -> Bools:
+    """Return which attempts are followed by another: failed in a way the policy retries, within the budget."""
+    calls = attempt.call
+    connection = (attempt.fate == Fate.REFUSED) | ((attempt.fate == Fate.OVERFLOW) & routing.retry_5xx[calls])
+    answer = routing.retry_5xx[calls] & (attempt.fate == Fate.FAILED)
+    wanted: Bools = (connection | answer) & (routing.retries[calls] > turn)
+    if not wanted.any():
+        return wanted
+    size = len(routing.timeout_s)
+    share = np.bincount(calls, weights=wanted, minlength=size) / np.maximum(np.bincount(calls, minlength=size), 1)
+    # Envoy lets three retries run at once whatever the budget says
+    small = np.bincount(calls, minlength=size) * share <= 3  # noqa: PLR2004
+    allowed = np.where(small, 1.0, np.minimum(1.0, routing.budget / np.maximum(share, 1e-9)))
+    granted: Bools = wanted & (random.random(len(calls)) < allowed[calls])
+    return granted

@@ -1,0 +1,162 @@
+"""What the sidecars of the simulated mesh report: the same `Series` and `Outcomes` as real ones send.
+
+One sidecar speaks for all instances of a calling service (`<service>-v1-1`, users' `users-1`): detectors and
+localiser sum over callers anyway. The called side reports per instance. Error and flag rules are those of
+`models.telemetry`, as the decoder of the real channel applies them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from models.signals import BOUNDS_S, BUCKETS, Outcomes, Saturation, Series, Side
+from models.telemetry import BREAKER_FAILED_FLAG, BREAKER_FLAG
+from simulations.simulator.condition import Condition
+from simulations.simulator.layout import Bools, Floats, Ints, Layout
+from simulations.simulator.plant import Ended
+from simulations.simulator.requests import BAD, UNANSWERED, Fate
+
+FLAGS: Final[dict[Fate, tuple[str, ...]]] = {
+    Fate.REFUSED: ("UF",),
+    Fate.OVERFLOW: (),
+    Fate.NOBODY: ("UH",),
+    Fate.TIMEOUT: ("UT",),
+    Fate.ABORTED: ("FI",),
+    Fate.BROKEN: (BREAKER_FLAG, BREAKER_FAILED_FLAG),
+    Fate.RESCUED: (BREAKER_FLAG,),
+}
+CODES: Final = {
+    Fate.OK: 200,
+    Fate.FAILED: 500,
+    Fate.REFUSED: 503,
+    Fate.OVERFLOW: 503,
+    Fate.NOBODY: 503,
+    Fate.TIMEOUT: 504,
+    Fate.ABORTED: 503,
+    Fate.BROKEN: 503,
+    Fate.RESCUED: 200,
+}
+_FATES: Final = len(Fate)
+_SERVED: Final = np.asarray([fate in {Fate.OK, Fate.FAILED, Fate.OVERFLOW} for fate in Fate])
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one side saw, one entry per request: which series, how it ended, how long it took, whether that counts."""
+
+    key: Ints
+    fate: Ints
+    seconds: Floats
+    timed: Bools
+
+    def only(self, chosen: Bools) -> _Seen:
+        return _Seen(self.key[chosen], self.fate[chosen], self.seconds[chosen], self.timed[chosen])
+
+
+class Telemetry:
+    """Turns what ended into reports. `silent` are reporters whose telemetry is lost on the way."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._wide = int(np.max(np.diff(layout.first))) + 1
+        self._keys: dict[tuple[Side, int], Series] = {}
+        self.silent: frozenset[str] = frozenset()
+
+    def reporters(self) -> frozenset[str]:
+        """Return every sidecar that reports when it has something to say."""
+        layout = self._layout
+        return frozenset({*layout.instances, *(reporter(layout, c) for c in range(len(layout.caller)))})
+
+    def report(self, ended: Ended) -> dict[Series, Outcomes]:
+        """Return the outcomes of one tick by series, in an order that depends on nothing but them."""
+        layout, attempts, requests = self._layout, ended.attempts, ended.requests
+        found: dict[Series, Outcomes] = {}
+        every = np.ones(len(requests.call), dtype=bool)
+        self._add(found, Side.CLIENT, _Seen(requests.call, requests.fate, requests.seconds, every))
+        local = np.where(
+            attempts.instance >= 0,
+            attempts.instance - layout.first[layout.callee[attempts.call]] + 1,
+            0,
+        )
+        answered = ~UNANSWERED[attempts.fate]
+        tried = _Seen(attempts.call * self._wide + local, attempts.fate, attempts.seconds, answered)
+        self._add(
+            found, Side.ATTEMPT, tried.only(attempts.fate != Fate.NOBODY)
+        )  # with nobody there Envoy tries nothing
+        served = _Seen(attempts.instance, attempts.fate, attempts.seconds, answered)
+        self._add(found, Side.SERVER, served.only((attempts.instance >= 0) & _SERVED[attempts.fate]))
+        return found
+
+    def saturation(self, now: Condition) -> tuple[Saturation, ...]:
+        """Return how full each instance is: requests it holds or lets wait, of its workers and its queue."""
+        held = now.load * now.busy_s + now.backlog
+        return tuple(
+            Saturation(name, float(held[k]), float(now.workers[k])) for k, name in enumerate(self._layout.instances)
+        )
+
+    def _add(self, found: dict[Series, Outcomes], side: Side, seen: _Seen) -> None:
+        if not len(seen.key):
+            return
+        fate, seconds, timed = seen.fate, seen.seconds, seen.timed
+        names, rows = np.unique(seen.key, return_inverse=True)
+        fates = np.bincount(rows * _FATES + fate, minlength=len(names) * _FATES).reshape(-1, _FATES)
+        buckets = np.searchsorted(BOUNDS_S, seconds[timed])
+        shape = (len(names), BUCKETS)
+        latency = np.bincount(rows[timed] * BUCKETS + buckets, minlength=shape[0] * shape[1]).reshape(shape)
+        requests, errors = fates.sum(axis=1).tolist(), (fates * BAD).sum(axis=1).tolist()
+        plain = (fates[:, Fate.OK] == fates.sum(axis=1)).tolist()
+        for row, name in enumerate(names.tolist()):
+            series = self._keys.get((side, name)) or self._name(side, name)
+            if series.reporter in self.silent:
+                continue
+            if plain[row]:
+                outcomes = Outcomes(requests[row], 0, {}, {200: requests[row]}, latency[row])
+            else:
+                outcomes = _outcomes(fates[row], requests[row], errors[row], latency[row], attempt=side is Side.ATTEMPT)
+            found[series] = outcomes
+
+    def _name(self, side: Side, key: int) -> Series:
+        layout = self._layout
+        if side is Side.SERVER:
+            callee, version = layout.services[layout.service_of[key]], layout.version_of[key]
+            made = Series(side, "", callee, version, layout.instances[key], layout.instances[key])
+        else:
+            call, local = (key, 0) if side is Side.CLIENT else divmod(key, self._wide)
+            callee = layout.services[layout.callee[call]]
+            instance = int(layout.first[layout.callee[call]]) + local - 1
+            version, name = (layout.version_of[instance], layout.instances[instance]) if local else ("", "")
+            made = Series(side, layout.caller_name(call), callee, version, name, reporter(layout, call))
+        self._keys[(side, key)] = made
+        return made
+
+
+def reporter(layout: Layout, call: int) -> str:
+    """Return the sidecar that reports a call."""
+    caller = int(layout.caller[call])
+    return "users-1" if caller == len(layout.services) else layout.instances[layout.first[caller]]
+
+
+def _outcomes(fates: Ints, requests: int, errors: int, latency: Ints, *, attempt: bool) -> Outcomes:
+    flags: dict[str, int] = {}
+    codes: dict[int, int] = {}
+    for fate, count in zip(Fate, fates.tolist(), strict=True):
+        if not count:
+            continue
+        for flag in FLAGS.get(fate, ()):
+            flags[flag] = flags.get(flag, 0) + count
+        code = 0 if attempt and fate in {Fate.REFUSED, Fate.TIMEOUT} else CODES[fate]
+        codes[code] = codes.get(code, 0) + count
+    return Outcomes(requests, errors, flags, codes, latency)
+
+
+def total(reported: Mapping[Series, Outcomes], side: Side) -> Outcomes:
+    """Return the sum over all series of one side (for tests and reports)."""
+    whole = Outcomes()
+    for series, outcomes in reported.items():
+        if series.side is side:
+            whole += outcomes
+    return whole
