@@ -28,6 +28,9 @@ MIN_S: Final = 10.0
 HALF_LIFE_S: Final = 120.0
 BLOCK_S: Final = 10.0
 MIN_BLOCKS: Final = 4.0
+DOUBT: Final = 16.0
+"""So many blocks make the dispersion known to a factor of two."""
+
 BLOCKS_HALF_LIFE: Final = 90.0
 """Blocks after which one counts half: a quarter of an hour."""
 
@@ -145,7 +148,9 @@ class TrafficDetector:
         blocks = np.maximum(t.blocks[rows].astype(np.float64), 1.0)
         mean = t.block_sum[rows] / blocks
         variance = np.maximum(t.block_squares[rows] / blocks - mean**2, 0)
-        few = 1 + MIN_BLOCKS / blocks  # the variance of a few blocks is known badly
+        few = (
+            1 + DOUBT / blocks
+        )  # the variance of a few blocks is known badly, most of all where traffic comes in bursts
         return np.asarray(np.maximum(1.0, few * variance / np.maximum(mean, 1e-9)))
 
     def _count(self, at: float, rows: IntArray, requests: FloatArray) -> None:
