@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import click
 
 from fibrin.cli.context import Target, pass_target
 from fibrin.cli.resources import find_kind, get, run
 from models.errors import InvalidInput
-from models.overlay import Change, EjectInstance, LimitConnections, OpenBreaker, SetRetries, SetTimeout, ShiftTraffic
+from models.overlay import (
+    AdaptConcurrency,
+    Change,
+    DisableFault,
+    DrainInstance,
+    EjectInstance,
+    LimitConnections,
+    LimitRate,
+    OpenBreaker,
+    PauseCanary,
+    SetRetries,
+    SetTimeout,
+    ShedLoad,
+    ShiftTraffic,
+    ShiftZones,
+)
 
 
 @click.group()
@@ -51,12 +67,12 @@ def shift(target: Target, service: str, weights: tuple[str, ...], reason: str, l
     _lay(target, ShiftTraffic(service, _parse_weights(weights)), reason, lease, dry_run=dry_run)
 
 
-def _parse_weights(weights: tuple[str, ...]) -> Mapping[str, int]:
+def _parse_weights(weights: tuple[str, ...], what: str = "VERSION") -> Mapping[str, int]:
     parsed: dict[str, int] = {}
     for part in weights:
         version, equals, weight = part.partition("=")
         if not (version and equals and weight.isdigit()):
-            raise InvalidInput(f"{part!r} is not VERSION=WEIGHT", hint="for example v1=100 v2=0")
+            raise InvalidInput(f"{part!r} is not {what}=WEIGHT", hint="for example v1=100 v2=0")
         parsed[version] = int(weight)
     return parsed
 
@@ -132,6 +148,95 @@ def limit(
         raise InvalidInput("limit: nothing to limit", hint="give --requests, --pending or --connections")
     change = LimitConnections(service, requests or 0, pending or 0, connections or 0)
     _lay(target, change, reason, lease, dry_run=dry_run)
+
+
+@overlay.command("zones")
+@click.argument("service")
+@click.argument("weights", nargs=-1, required=True, metavar="ZONE=WEIGHT...")
+@_common
+@pass_target
+def zones(target: Target, service: str, weights: tuple[str, ...], reason: str, lease: float, *, dry_run: bool) -> None:
+    """Set the traffic shares of a service's zones: `zones catalog east=0 west=100`."""
+    _lay(target, ShiftZones(service, _parse_weights(weights, "ZONE")), reason, lease, dry_run=dry_run)
+
+
+@overlay.command("drain")
+@click.argument("service")
+@click.argument("instance")
+@_common
+@pass_target
+def drain(target: Target, service: str, instance: str, reason: str, lease: float, *, dry_run: bool) -> None:
+    """Take one instance out and close its connections as their requests end."""
+    _lay(target, DrainInstance(service, instance), reason, lease, dry_run=dry_run)
+
+
+@overlay.command("rate")
+@click.argument("service")
+@click.argument("per_second", type=click.FloatRange(min=0, min_open=True))
+@click.option("--caller", default="", help="Only for this caller [all callers together].")
+@click.option("--burst", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Seconds.")
+@_common
+@pass_target
+def rate(
+    target: Target,
+    service: str,
+    per_second: float,
+    caller: str,
+    burst: float,
+    reason: str,
+    lease: float,
+    *,
+    dry_run: bool,
+) -> None:
+    """Admit PER_SECOND requests to SERVICE, over all its instances; 429 beyond."""
+    _lay(target, LimitRate(service, per_second, caller, burst), reason, lease, dry_run=dry_run)
+
+
+@overlay.command("shed")
+@click.argument("service")
+@click.argument("percent", type=click.IntRange(1, 100))
+@click.option("--below", type=click.Choice(["normal", "high"]), default="normal", show_default=True)
+@_common
+@pass_target
+def shed(
+    target: Target,
+    service: str,
+    percent: int,
+    below: Literal["normal", "high"],
+    reason: str,
+    lease: float,
+    *,
+    dry_run: bool,
+) -> None:
+    """Turn away PERCENT of the requests whose `x-fibrin-priority` lies below a priority; 429."""
+    _lay(target, ShedLoad(service, percent, below), reason, lease, dry_run=dry_run)
+
+
+@overlay.command("adapt")
+@click.argument("service")
+@_common
+@pass_target
+def adapt(target: Target, service: str, reason: str, lease: float, *, dry_run: bool) -> None:
+    """Let SERVICE's sidecars find how many requests at once it can carry; 429 beyond."""
+    _lay(target, AdaptConcurrency(service), reason, lease, dry_run=dry_run)
+
+
+@overlay.command("no-fault")
+@click.argument("service")
+@_common
+@pass_target
+def no_fault(target: Target, service: str, reason: str, lease: float, *, dry_run: bool) -> None:
+    """Let the faults rest that SERVICE's declaration injects."""
+    _lay(target, DisableFault(service), reason, lease, dry_run=dry_run)
+
+
+@overlay.command("pause-canary")
+@click.argument("service")
+@_common
+@pass_target
+def pause_canary(target: Target, service: str, reason: str, lease: float, *, dry_run: bool) -> None:
+    """Keep SERVICE's versions at the shares they have: its canary takes no step."""
+    _lay(target, PauseCanary(service), reason, lease, dry_run=dry_run)
 
 
 @overlay.command("renew")
