@@ -52,7 +52,7 @@ class GeneralDetector:
     """Scores one series, sample by sample.
 
     Scale and shift of the values do not change the scores (beyond rounding); shifting all timestamps by whole days
-    does not either. The state has a fixed size (about 20 kB), is saved and restored bit-exactly, and holds no randomness.
+    does not either. The state has a fixed size (about 25 kB saved), is saved and restored bit-exactly, and holds no randomness.
 
     >>> from random import Random
     >>> random, detector = Random(1), GeneralDetector()
@@ -116,8 +116,9 @@ def _check(state: _State) -> None:
     ):
         _check_windows(name, windows, like)
     _check_profile(views.profile)
-    if not len(state.records.top) == len(state.records.recent) == STATISTICS:
-        raise ValueError(f"records of {len(state.records.top)} statistics, wanted {STATISTICS}")
+    records = state.records
+    if {len(x) for x in (records.top, records.recent, records.records, records.ratios)} != {STATISTICS}:
+        raise ValueError(f"records of {len(records.top)} statistics, wanted {STATISTICS}")
     if len(state.onset.at) != len(state.onset.height):
         raise ValueError("onset: times and heights differ in number")
 

@@ -12,6 +12,9 @@ BIN_S: Final = DAY_S / BINS
 RATE: Final = 0.2
 """Weight of the newest day in a bin's mean: about a week is remembered, so weekdays and drift are followed."""
 
+DAYS_KNOWN: Final = 3
+"""Earlier days after which a deviation from the profile is evidence; one day does not make a habit."""
+
 
 @dataclass(slots=True)
 class DayProfile:
@@ -29,8 +32,8 @@ class DayProfile:
 
     @property
     def known(self) -> bool:
-        """Tell whether the latest sample could be compared with an earlier day."""
-        return self.visits[self.current] > 0
+        """Tell whether enough days stand behind what is usual at the latest sample."""
+        return self.visits[self.current] >= DAYS_KNOWN
 
     def residual(self, timestamp: float, x: float) -> float:
         """Return `x` minus what is usual at `timestamp` (seconds, UTC); 0 where no earlier day is known. Learns `x`."""

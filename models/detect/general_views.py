@@ -56,7 +56,7 @@ COARSE_INVERSE: Final = tuple(1.0 / w for w in COARSE)
 
 @dataclass(slots=True)
 class Views:
-    """Statistics of one series; constant memory, about 10 µs per sample."""
+    """Statistics of one series; constant memory."""
 
     seen: int = 0
     level: float = 0.0
