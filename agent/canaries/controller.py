@@ -121,7 +121,7 @@ class CanaryController:
         """
         async with self._turn:
             guide, now = self._find(name), self._t.clock()
-            if stopped := self._t.stopped():
+            if stopped := self._t.stopped() or ("it only observes" if self._t.observe_only else ""):
                 raise Conflict(
                     f"the agent may not act: {stopped}", hint="`fibrin overlay shift` sets weights without it"
                 )
@@ -251,10 +251,10 @@ class CanaryController:
         guide.holding = move.holding if isinstance(move, Stay) else ""
         if not isinstance(move, Stay):
             hindered = self._hindered()
-            if hindered or now < guide.retry_at:
-                guide.holding = hindered or guide.holding
-                return
-            await self._move(guide, move, now)
+            if hindered:
+                guide.holding = hindered
+            elif now >= guide.retry_at:
+                await self._move(guide, move, now)
         elif guide.holding != guide.told:
             guide.told = guide.holding
             if guide.holding:

@@ -25,7 +25,7 @@ from agent.store import Store
 from agent.timeline import Timeline
 from models.canary import Judgement, Verdict
 from models.domain import Health, Topology
-from models.errors import Broken, InvalidInput, NotFound, Refused, Unavailable
+from models.errors import Broken, Conflict, InvalidInput, NotFound, Refused, Unavailable
 from models.incident import Cause, CauseKind, Signal
 from models.overlay import Overlay, Owner, ShiftTraffic
 from models.rollout import Freeze, Rollout, RolloutStep
@@ -63,6 +63,7 @@ class Play:
         self.traffic = Traffic()
         self.rng = np.random.default_rng(1)
         self.control_away = False
+        self.stopped = ""
         self.store: Store
         self.tap: Tap
         self.controller: CanaryController
@@ -83,6 +84,7 @@ class Play:
                 store=self.store,
                 timeline=self.timeline,
                 clock=self.clock,
+                stopped=lambda: self.stopped,
                 lease_s=30.0,
             )
         )
@@ -334,6 +336,20 @@ async def test_a_lost_fence_and_a_broken_audit_log_keep_it_from_acting(play: Pla
     play.audit.broken = False
     await play.run(3)
     assert play.weights == {"v1": 90, "v2": 10}
+
+
+async def test_the_kill_switch_stops_canaries_too(play: Play) -> None:
+    """Thrown: no step, no rollback, no command; what is laid stays. Taken back: it goes on."""
+    await play.run(2)
+    play.stopped = "stopped by ada"
+    play.traffic.errors["v2"] = 0.5
+    await play.run(40)
+    assert play.weights == {"v1": 90, "v2": 10}
+    assert play.controller.view("catalog").holding == "stopped by ada"
+    with pytest.raises(Conflict, match="stopped by ada"):
+        await play.controller.command("catalog", Command.ABORT, "bob")
+    play.stopped = ""
+    assert await play.run(2, lambda: play.state == "rolled-back") < 2
 
 
 async def test_an_unreadable_control_plane_changes_nothing(play: Play) -> None:
