@@ -136,8 +136,8 @@ class Truth:
             return change.instance not in self.guilty
         if isinstance(change, ShiftTraffic):
             guilty = {layout.version_of[layout.place[name]] for name in self.guilty}
-            good = {v: w for v, w in change.weights.items() if v not in guilty}
-            return bool(guilty) and not any(good.values())
+            well = {layout.version_of[k] for k in layout.members(self.service).tolist()} - guilty
+            return bool(well) and not any(change.weights.get(version, 0) for version in well)
         return False
 
 

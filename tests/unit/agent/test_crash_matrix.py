@@ -194,5 +194,6 @@ async def test_killed_anywhere_on_the_way_to_a_person_everything_is_undone_and_s
     """No step helps: nothing is left in force and a person knows, whatever the moment of death."""
     wanted = await same_outcome(tmp_path, (planned(USELESS), planned(CHANGES[0])), ())
     assert wanted == Outcome(["escalated"], [], paged=True, laid=[USELESS, CHANGES[0]])
-    core = {(a, b) for a, after in TRANSITIONS.items() for b in after} - SEEN
+    undecided = {(Stage.PLANNED, Stage.CORRELATED)}  # nothing is laid on this way; test_brain.py walks it
+    core = {(a, b) for a, after in TRANSITIONS.items() for b in after} - SEEN - undecided
     assert not {pair for pair in core if Stage.OBSERVED not in pair and Stage.ESCALATED not in pair}, core

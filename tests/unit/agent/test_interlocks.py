@@ -55,6 +55,7 @@ spec:
 """
 CAUSE = Cause(CauseKind.INSTANCE, "checkout", "checkout-v1-1", Signal.ERRORS, 0.9, edge=Edge("front", "checkout"))
 TOPOLOGY = Topology(INSTANCES, frozenset(Edge(a, b) for a, b in EDGES))
+CALM = Context(TOPOLOGY, now=1000.0, saturation={"checkout": 0.2})
 
 Attack = Callable[[Path], Awaitable[None]]
 Mutation = Callable[[pytest.MonkeyPatch], None]
@@ -93,8 +94,8 @@ def refused(**context: Any) -> Attack:
     """Return an attack: a plan in circumstances that a guard must refuse."""
 
     async def attack(_: Path) -> None:
-        assert plan(CAUSE, Context(TOPOLOGY, now=1000.0), playbooks()).plan is not None
-        decision = plan(CAUSE, Context(TOPOLOGY, now=1000.0, **context), playbooks())
+        assert plan(CAUSE, CALM, playbooks()).plan is not None
+        decision = plan(CAUSE, replace(CALM, **context), playbooks())
         assert decision.plan is None, decision.plan
 
     return attack
@@ -198,7 +199,7 @@ async def _ledger_survives(directory: Path) -> None:
     after = PlaybookPlanner(playbooks(), limits)
     after.restore(await store.recall("ledger", shared=True) or b"[]")
     await store.close()
-    assert plan(CAUSE, replace(Context(TOPOLOGY, now=1000.0), ledger=after._ledger), playbooks()).plan is None
+    assert plan(CAUSE, replace(CALM, ledger=after._ledger), playbooks()).plan is None
 
 
 async def _late_write(_: Path) -> None:

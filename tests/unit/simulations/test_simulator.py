@@ -206,6 +206,8 @@ def test_the_truth_knows_every_right_name_and_every_innocent() -> None:
     assert not whole.innocent(ShiftTraffic(service, {STABLE: 100, CANARY: 0}), layout)
     assert whole.innocent(ShiftTraffic(service, {STABLE: 0, CANARY: 100}), layout)
     assert whole.innocent(EjectInstance("other", sick), layout)
+    all_bad = truth(ServiceDown(service), layout)
+    assert not all_bad.innocent(ShiftTraffic(service, {STABLE: 100, CANARY: 0}), layout), "nothing of it is well"
 
 
 async def test_an_incident_played_again_by_name_is_the_same() -> None:
