@@ -19,12 +19,11 @@ from agent.certificates import Certification
 from agent.chronicle import Chronicle
 from agent.codec import Event
 from agent.following import Follower
-from agent.incidents import Incident
+from agent.incidents import Incident, Verb
 from agent.leadership import Leadership
 from agent.loop import HealingLoop
 from agent.mesh import MeshView
 from agent.observe import Observer
-from agent.people import Verb
 from agent.planner import PlaybookPlanner
 from agent.settings import AgentSettings
 from agent.store import Store

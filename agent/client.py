@@ -14,8 +14,7 @@ from pydantic import ValidationError
 
 from agent.canaries.record import CANARY, CanaryView, Command
 from agent.codec import EVENT, INCIDENT, Event
-from agent.incidents import Incident
-from agent.people import Verb
+from agent.incidents import Incident, Verb
 from models.errors import Broken, Conflict, FibrinError, InvalidInput, NotFound, Refused, Unavailable
 
 _KINDS: dict[str, type[FibrinError]] = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Final
 
 from models.incident import TERMINAL, Anomaly, Cause, Signal, Stage, admit
@@ -16,6 +17,16 @@ from models.overlay import Change
 Datum = str | float | int | bool | None
 
 OPEN: Final = frozenset(Stage) - TERMINAL
+
+
+class Verb(StrEnum):
+    """The orders about one incident."""
+
+    APPROVE = "approve"
+    DENY = "deny"
+    ABORT = "abort"
+    PAUSE = "pause"
+    RESUME = "resume"
 
 
 @dataclass(frozen=True, slots=True)

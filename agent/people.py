@@ -8,26 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from enum import StrEnum
 
 from agent.chronicle import Who
-from agent.incidents import Incident
+from agent.incidents import Incident, Verb
 from agent.scribe import Tools
 from agent.track import Track
 from agent.treatment import Treatment
 from models.errors import Conflict, NotFound
 from models.incident import Stage
 from playbooks.schema import Mode
-
-
-class Verb(StrEnum):
-    """The orders about one incident."""
-
-    APPROVE = "approve"
-    DENY = "deny"
-    ABORT = "abort"
-    PAUSE = "pause"
-    RESUME = "resume"
 
 
 class People:

@@ -16,8 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
 from agent.codec import summary
-from agent.incidents import Incident
-from agent.people import Verb
+from agent.incidents import Incident, Verb
 from models.errors import InvalidInput, Problem, Refused
 
 ACTOR_LENGTH: Final = 100

@@ -10,8 +10,7 @@ from pydantic import TypeAdapter
 from agent.api.desk import Reason
 from agent.canaries.record import CanaryView, Command
 from agent.codec import Event
-from agent.incidents import Incident
-from agent.people import Verb
+from agent.incidents import Incident, Verb
 from agent.telemetry.views import SignalsView
 
 ROUTES: Final[tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...]] = (

@@ -1,39 +1,58 @@
 """The `fibrin` command line, in kubectl's manners.
 
 Exit codes: 0 ok, 1 failed, 2 usage or invalid input, 3 lint findings. Data goes to stdout, errors to stderr.
+
+A verb's module is loaded when the verb is used: half of them need the agent, the planner or the simulator, which takes longer
+than `fibrin get` itself.
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 import structlog
 from prometheus_client import disable_created_metrics
 
 from fibrin import settings
-from fibrin.cli.audit import COMMANDS as AUDIT
-from fibrin.cli.canary import COMMANDS as CANARY
-from fibrin.cli.check import COMMANDS as CHECK
 from fibrin.cli.context import Target
-from fibrin.cli.demo import COMMANDS as DEMO
-from fibrin.cli.incidents import COMMANDS as INCIDENTS
 from fibrin.cli.output import report
-from fibrin.cli.overlay import COMMANDS as OVERLAY
-from fibrin.cli.people import COMMANDS as PEOPLE
-from fibrin.cli.playbook import COMMANDS as PLAYBOOK
-from fibrin.cli.processes import COMMANDS as PROCESSES
-from fibrin.cli.resources import COMMANDS as RESOURCES
-from fibrin.cli.simulate import COMMANDS as SIMULATE
 from models.errors import FibrinError, InvalidInput
+
+VERBS: Final = {
+    "processes": ("up", "down", "control", "agent", "proxy"),
+    "resources": ("get", "describe", "apply", "delete"),
+    "overlay": ("overlay",),
+    "incidents": ("incidents", "explain"),
+    "people": ("approve", "deny", "abort", "pause", "resume", "stop-acting", "resume-acting"),
+    "canary": ("canary",),
+    "audit": ("audit",),
+    "check": ("check",),
+    "playbook": ("playbook",),
+    "demo": ("demo",),
+    "simulate": ("simulate",),
+}
+"""Module of this package → the verbs in its `COMMANDS`, in the order in which help lists them."""
 
 
 class Group(click.Group):
-    """A click group that turns Fibrin's errors into messages and exit codes."""
+    """A click group that loads verbs on demand and turns Fibrin's errors into messages and exit codes."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return all verbs."""
+        del ctx
+        return [verb for verbs in VERBS.values() for verb in verbs]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a verb, None when there is none of this name."""
+        del ctx
+        module = next((module for module, verbs in VERBS.items() if cmd_name in verbs), None)
+        return None if module is None else load(module)[cmd_name]
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an expected error is told, never a traceback."""
@@ -75,20 +94,10 @@ def configure_logs(level: str) -> None:
     )
 
 
-for command in (
-    *PROCESSES,
-    *RESOURCES,
-    *OVERLAY,
-    *INCIDENTS,
-    *PEOPLE,
-    *CANARY,
-    *AUDIT,
-    *CHECK,
-    *PLAYBOOK,
-    *DEMO,
-    *SIMULATE,
-):
-    cli.add_command(command)
+def load(module: str) -> dict[str, click.Command]:
+    """Return the verbs of one module of this package by name."""
+    found: tuple[click.Command, ...] = importlib.import_module(f"fibrin.cli.{module}").COMMANDS
+    return {command.name or "": command for command in found}
 
 
 def main() -> None:

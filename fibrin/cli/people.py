@@ -7,7 +7,7 @@ import time
 
 import click
 
-from agent.people import Verb
+from agent.incidents import Verb
 from agent.switch import FILE, Order, write_file
 from fibrin.cli.context import Target, pass_target, person
 from fibrin.cli.resources import run

@@ -15,9 +15,8 @@ import pytest
 from agent.api import AgentApi, Status
 from agent.client import AgentClient
 from agent.codec import Event
-from agent.incidents import Incident, Step, moved
+from agent.incidents import Incident, Step, Verb, moved
 from agent.observe import Observer
-from agent.people import Verb
 from agent.timeline import Timeline
 from models.errors import Broken, InvalidInput, NotFound, Refused, Unavailable
 from models.incident import Cause, CauseKind, Signal, Stage

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.people import Verb
+from agent.incidents import Verb
 from agent.store import Store
 from agent.switch import KillSwitch, Order, read_file, write_file
 from models.errors import Broken, Conflict, NotFound

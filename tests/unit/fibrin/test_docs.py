@@ -10,16 +10,23 @@ import pytest
 
 from agent.settings import AgentSettings
 from control.settings import ControlSettings
-from fibrin.cli import cli
+from fibrin.cli import VERBS, cli, load
 
 DOCS = Path(__file__).parents[3] / "docs"
 
 
 def _verbs(group: click.Group, prefix: str = "") -> set[str]:
     found: set[str] = set()
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
         found |= _verbs(command, f"{prefix}{name} ") if isinstance(command, click.Group) else {f"{prefix}{name}"}
     return found
+
+
+def test_verbs_are_found_where_they_are_said_to_be() -> None:
+    """The table of verbs names each module's verbs, all of them, in order."""
+    assert {module: tuple(load(module)) for module in VERBS} == VERBS
 
 
 def test_cli_page_lists_every_verb_and_no_other() -> None:
