@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lock bench clean
+.PHONY: help demo test check format lock bench bench-models clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,17 @@ format: $(VENV)/.dev ## format the code in place
 
 bench: $(VENV)/.run ## measure the mesh beside its limits, in one run on this machine
 	@$(BIN)/python -m simulations.bench $(ARGS)
+
+DATA ?= ../shared/bench
+MODELS := $(BIN)/python -m simulations.judgement
+
+bench-models: $(VENV)/.dev ## measure detectors, localiser and canary verdicts beside their peers (ARGS=--quick; DATA: the evaluators' folder)
+	@$(MODELS).alarms $(ARGS)
+	@$(MODELS).delays $(ARGS)
+	@$(MODELS).costs $(ARGS)
+	@$(MODELS).canaries $(ARGS)
+	@$(MODELS).causes --data $(DATA) $(if $(ARGS),--cases 10)
+	@$(MODELS).series --data $(DATA)/data/nab.npz $(ARGS)
 
 lock: ## resolve and pin the dependencies anew (needs uv)
 	uv pip compile pyproject.toml --group build --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -q -o requirements.lock
