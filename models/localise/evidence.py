@@ -14,7 +14,7 @@ from typing import TypeVar
 from models.detect.baseline import Baseline
 from models.domain import ChangeEvent, Topology
 from models.incident import Anomaly, Signal
-from models.localise.tallies import Row, Tally, tallies
+from models.localise.tallies import Row, Tally, tallies, unmet
 from models.signals import Outcomes, Series, Side
 
 K = TypeVar("K", str, tuple[str, str])
@@ -49,7 +49,7 @@ def read(evidence: Evidence, services: frozenset[str] | None = None) -> tuple[Ro
 
 @dataclass(slots=True)
 class Member:
-    """One instance of a service as its callers see it ("" instance: attempts that reached no host)."""
+    """One instance of a service as its callers see it ("" instance: what reached no host, or found none to try)."""
 
     instance: str
     version: str
@@ -114,7 +114,8 @@ def sights(evidence: Evidence, signal: Signal, rows: tuple[Row, ...] | None = No
     hosts = {name for series, _, _ in rows for name in (series.instance, series.reporter)}
     places = {i.id: (i.version, i.zone) for i in evidence.topology.instances if i.id in hosts}
     servers: dict[str, dict[tuple[str, str], Member]] = {}
-    for (series, _, _), counts in zip(rows, tallies(signal, rows), strict=True):
+    lost: dict[str, dict[tuple[str, str], Member]] = {}
+    for (series, outcomes, _), counts in zip(rows, tallies(signal, rows), strict=True):
         if not counts.total:
             continue
         sight = seen.setdefault(series.callee, Sight(series.callee))
@@ -127,6 +128,7 @@ def sights(evidence: Evidence, signal: Signal, rows: tuple[Row, ...] | None = No
                     _add(sight.by_caller_version, (series.caller, caller_version), counts)
             case Side.CLIENT:
                 _add(sight.by_caller, series.caller, counts)
+                _add_unmet(lost.setdefault(series.callee, {}), series.version, unmet(signal, outcomes, counts))
             case Side.SERVER:
                 sight.served += counts
                 _add(sight.served_by_caller, series.caller, counts)
@@ -134,6 +136,10 @@ def sights(evidence: Evidence, signal: Signal, rows: tuple[Row, ...] | None = No
                 _add_member(servers.setdefault(series.callee, {}), instance, series.version, places, counts)
     for name, sight in seen.items():
         sight.members = sight.members or servers.get(name, {})
+        # what found nobody is no instance's doing; alone it tells nothing of parts
+        if sight.members:
+            for (version, _), member in lost.get(name, {}).items():
+                _add_unmet(sight.members, version, member.counts)
     _link(seen)
     _assume(seen, evidence.topology, reporting(rows))
     return dict(sorted(seen.items()))
@@ -165,6 +171,12 @@ def _link(seen: dict[str, Sight]) -> None:
 
 def _add(table: dict[K, Tally], key: K, counts: Tally) -> None:
     table[key] = table.get(key, Tally()) + counts
+
+
+def _add_unmet(members: dict[tuple[str, str], Member], version: str, counts: Tally) -> None:
+    if counts.total:
+        member = members.setdefault((version, ""), Member("", version, ""))
+        member.counts += counts
 
 
 def _add_member(

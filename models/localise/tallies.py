@@ -24,6 +24,9 @@ SLOW_EXPECTED: Final = 0.01
 UNREACHABLE: Final = frozenset({"UH", "UF", "UC", "UR", "LR", "NC", "URX"})
 """Envoy response flags of a callee that cannot be reached: no healthy host, connection failure, reset, none left."""
 
+NOBODY: Final = frozenset({"UH", "NC"})
+"""Flags of a request for which there was no instance to try: no attempt tells of it."""
+
 TIMEOUTS: Final = frozenset({"UT", "SI", "DT"})
 OVERFLOW: Final = "UO"
 
@@ -82,6 +85,14 @@ def tallies(signal: Signal, rows: Sequence[Row]) -> list[Tally]:
     if signal is Signal.LATENCY:
         return _slow(rows) if rows else []
     return [_failed(outcomes, baseline) for _, outcomes, baseline in rows]
+
+
+def unmet(signal: Signal, outcomes: Outcomes, counts: Tally) -> Tally:
+    """Return the requests among `counts` that found nobody to send them to: all failed, none was slow."""
+    if signal is not Signal.ERRORS or not outcomes.flags:
+        return Tally()
+    nobody = float(sum(count for flag, count in outcomes.flags.items() if flag in NOBODY))
+    return Tally(nobody, nobody, nobody * counts.normal, unreachable=nobody) if nobody else Tally()
 
 
 def _failed(outcomes: Outcomes, baseline: Baseline | None) -> Tally:

@@ -176,6 +176,31 @@ def test_a_breakers_answers_are_not_the_callees_failure() -> None:
     assert all(c.probability <= 0.5 and c.numbers == {} for c in causes)
 
 
+def test_a_service_without_anybody_left_is_down_not_its_first_dead_instance() -> None:
+    """Probes took both instances out before a second attempt was made: callers find nobody, and that is no instance's fault."""
+    lat = np.zeros(BUCKETS, dtype=np.int64)
+    topology = Topology(
+        instances=tuple(
+            Instance(f"{name}-{k}", name, "v1", "z", f"10.0.{k}.1", 1) for name in ("front", "dep") for k in (1, 2)
+        ),
+        edges=frozenset({Edge("users", "front"), Edge("front", "dep")}),
+    )
+    since = {
+        Series(Side.ATTEMPT, "front", "dep", "v1", "dep-1", "front-1"): Outcomes(1, 1, {"UF": 1}, {0: 1}, lat),
+        Series(Side.CLIENT, "front", "dep", "v1", "dep-1", "front-1"): Outcomes(1, 1, {"UF": 1}, {503: 1}, lat),
+        Series(Side.CLIENT, "front", "dep", "", "", "front-1"): Outcomes(12, 12, {"UH": 12}, {503: 12}, lat),
+        Series(Side.SERVER, "users", "front", "v1", "front-1", "front-1"): Outcomes(32, 13, {}, {502: 13}, lat),
+        Series(Side.ATTEMPT, "users", "front", "v1", "front-1", "users-1"): Outcomes(32, 13, {}, {502: 13}, lat),
+        Series(Side.CLIENT, "users", "front", "v1", "front-1", "users-1"): Outcomes(32, 13, {}, {502: 13}, lat),
+    }
+    key = Series(Side.CLIENT, "front", "dep", "", "", "")
+    anomalies = (Anomaly(key, Signal.ERRORS, 10.3, 10.0, 1.0, 0.001, 9.0, 13),)
+    normal = Baseline(Signal.ERRORS, 0.0016, np.zeros(BUCKETS), requests=500.0)
+    causes = localise(Evidence(anomalies, since, lambda _series, _signal: normal, topology, (), 10.3))
+    assert (causes[0].kind, causes[0].service) == (CauseKind.DEPENDENCY, "dep")
+    assert causes[0].probability > 0.6
+
+
 def test_an_overflowing_pool_is_overload() -> None:
     """Errors that are mostly overflowing connection pools are overload."""
     series = Series(Side.ATTEMPT, "checkout", "payment", "v1", "payment-1", "checkout-1")
