@@ -333,7 +333,8 @@ def delete(target: Target, kind: str | None, names: tuple[str, ...], files: tupl
     """Delete declared resources or overlays: `delete vs catalog`, `delete overlay ov-…`, `delete -f FILE`."""
     wanted = list(_named(kind, names)) if kind else []
     if files:
-        wanted += [(d.kind, d.name) for s, t in read_manifests(files).items() for d in _documents(s, t)]
+        found = [(d.kind, d.name) for s, t in read_manifests(files).items() for d in _documents(s, t)]
+        wanted += sorted(found, key=lambda each: each[0] in _REFERRED_TO)  # what refers to others goes first
     if not wanted:
         raise InvalidInput("delete: what?", hint="`fibrin delete KIND NAME` or `fibrin delete -f FILE`")
 
@@ -352,6 +353,9 @@ def delete(target: Target, kind: str | None, names: tuple[str, ...], files: tupl
                 click.echo(f"{what.lower()}/{name} deleted")
 
     run(go())
+
+
+_REFERRED_TO: Final = frozenset({"DestinationRule"})
 
 
 def _named(kind: str, names: Sequence[str]) -> Iterable[tuple[str, str]]:
