@@ -128,7 +128,8 @@ def sights(evidence: Evidence, signal: Signal, rows: tuple[Row, ...] | None = No
                     _add(sight.by_caller_version, (series.caller, caller_version), counts)
             case Side.CLIENT:
                 _add(sight.by_caller, series.caller, counts)
-                _add_unmet(lost.setdefault(series.callee, {}), series.version, unmet(signal, outcomes, counts))
+                nobody = unmet(signal, outcomes, counts)
+                _add_member(lost.setdefault(series.callee, {}), "", series.version, places, nobody)
             case Side.SERVER:
                 sight.served += counts
                 _add(sight.served_by_caller, series.caller, counts)
@@ -139,7 +140,7 @@ def sights(evidence: Evidence, signal: Signal, rows: tuple[Row, ...] | None = No
         # what found nobody is no instance's doing; alone it tells nothing of parts
         if sight.members:
             for (version, _), member in lost.get(name, {}).items():
-                _add_unmet(sight.members, version, member.counts)
+                _add_member(sight.members, "", version, places, member.counts)
     _link(seen)
     _assume(seen, evidence.topology, reporting(rows))
     return dict(sorted(seen.items()))
@@ -173,12 +174,6 @@ def _add(table: dict[K, Tally], key: K, counts: Tally) -> None:
     table[key] = table.get(key, Tally()) + counts
 
 
-def _add_unmet(members: dict[tuple[str, str], Member], version: str, counts: Tally) -> None:
-    if counts.total:
-        member = members.setdefault((version, ""), Member("", version, ""))
-        member.counts += counts
-
-
 def _add_member(
     members: dict[tuple[str, str], Member],
     instance: str,
@@ -186,6 +181,8 @@ def _add_member(
     places: Mapping[str, tuple[str, str]],
     counts: Tally,
 ) -> None:
+    if not counts.total:
+        return
     known_version, zone = places.get(instance, ("", ""))
     version = version or known_version
     member = members.setdefault((version, instance), Member(instance, version, zone))

@@ -45,15 +45,19 @@ class Condition:
     surge: Floats
 
 
+def usual_errors(mesh: Mesh, layout: Layout) -> Floats:
+    """Return the share of requests (0–1) that each instance fails by itself on a good day, shape (I,)."""
+    return np.asarray([nature.error_ratio for nature in mesh.natures])[layout.service_of]
+
+
 def healthy(mesh: Mesh, layout: Layout) -> Condition:
     """Return the condition of a good day, before load is known (`workers` are sized by the plant)."""
     instances, calls = len(layout.instances), len(layout.caller)
-    own = np.asarray([nature.error_ratio for nature in mesh.natures])[layout.service_of]
     return Condition(
         dead=np.zeros(instances, dtype=bool),
         slow=np.ones(instances),
         delay_s=np.zeros(instances),
-        errors=own,
+        errors=usual_errors(mesh, layout),
         stuck=np.zeros(instances),
         workers=np.full(instances, 1e9),
         backlog=np.zeros(instances),

@@ -10,6 +10,7 @@ import numpy as np
 from models.domain import ChangeKind
 from models.incident import Cause, CauseKind
 from models.overlay import Change, EjectInstance, ShiftTraffic, target
+from simulations.simulator.condition import usual_errors
 from simulations.simulator.layout import Ints, Layout
 from simulations.simulator.plant import Plant
 
@@ -196,7 +197,7 @@ def announced(fault: Fault) -> tuple[ChangeKind, str, str] | None:
 
 def _set(fault: Fault, plant: Plant, *, broken: bool) -> None:
     now, who = plant.now, _instances(fault, plant.layout)
-    normal = np.asarray([n.error_ratio for n in plant.mesh.natures])[plant.layout.service_of]
+    normal = usual_errors(plant.mesh, plant.layout)
     match fault:
         case (
             InstanceErrors(ratio=ratio)
