@@ -30,6 +30,15 @@ class Deciding:
         """Choose a playbook and its steps; False when there is nothing to do (yet)."""
         incident = track.incident
         assert incident.cause is not None
+        if self._t.clock() < track.doubt_until:
+            return False
+        if incident.cause.key in incident.refuted:
+            if self._t.clock() - track.live_at > LIVE_S:  # it may be over: no call before that is known
+                return False
+            await self._scribe.escalate(track, "no step of the playbook helped", "exhausted")
+            return False
+        if incident.about == incident.cause.key and incident.step + 1 < len(incident.steps):
+            return await self._go_on(track)
         ledger = self._t.planner.save()
         draft: Draft = self._t.planner.draft(incident.cause, around)
         if not draft.steps:
@@ -37,14 +46,19 @@ class Deciding:
             return False
         track.blocked_at = 0.0
         mode = stricter(draft.mode, self._t.settings.mode)
+        taken = incident.steps[: incident.step + 1]
         track.incident = replace(
             incident,
             playbook=draft.playbook,
             mode=str(mode),
             considered=draft.considered,
             refusals=draft.refusals,
-            steps=tuple(replace(s, overlay=f"{incident.id}-{n}") for n, s in enumerate(draft.steps, 1)),
-            step=0,
+            steps=(
+                *taken,
+                *(replace(s, overlay=f"{incident.id}-{n}") for n, s in enumerate(draft.steps, len(taken) + 1)),
+            ),
+            step=len(taken),
+            about=incident.cause.key,
         )
         track.incident = timed(track.incident, "planned", self._t.clock())
         first = draft.steps[0]
@@ -61,6 +75,13 @@ class Deciding:
         )
         number = await self._t.decisions.write(track.incident, draft, around, ledger, track.evidence)
         track.incident = replace(track.incident, decision=number)
+        return True
+
+    async def _go_on(self, track: Track) -> bool:
+        """The cause is still thought to be the same: its plan's next step."""
+        track.incident = replace(track.incident, step=track.incident.step + 1)
+        self._scribe.move(track, Stage.PLANNED, f"next step: {deed(track.incident)}")
+        await self._scribe.save(track)
         return True
 
     async def may(self, track: Track, block: Block | None) -> bool:

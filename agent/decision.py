@@ -125,6 +125,7 @@ def decided_json(incident: Incident, draft: Draft) -> Mapping[str, Any]:
         "why": str(cause) if cause else "",
         "cause": None if cause is None else CAUSE.dump_python(cause, mode="json"),
         "suspects": [CAUSE.dump_python(c, mode="json") for c in incident.causes],
+        "refuted": list(incident.refuted),
         "symptoms": [story.symptom(a) for a in incident.anomalies],
         "onset": incident.onset,
         "draft": draft_json(draft),

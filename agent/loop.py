@@ -198,7 +198,7 @@ class HealingLoop:
         if track.busy or now < track.retry_at:
             self._watch_users(track, outcomes, now)
             return
-        if self._obeys(track, now):
+        if self._obeys(track):
             return
         if track.recover:
             if self._s.mesh.control_up:
@@ -211,21 +211,19 @@ class HealingLoop:
                 self._watch_users(track, outcomes, now)
                 self._verify(track, now)
             case Stage.UNDOING:
-                around = self._circumstances(track, now)
-                self._start(track, self.treatment.undo(track, around, self._gate(track)))
+                self._start(track, self.treatment.undo(track))
             case Stage.DETECTED | Stage.ACTING:
                 pass
             case Stage.RESOLVED | Stage.ESCALATED | Stage.OBSERVED:
                 self._closed(track, now)
 
-    def _obeys(self, track: Track, now: float) -> bool:
+    def _obeys(self, track: Track) -> bool:
         """Carry out what a person ordered about an incident; False when nobody did."""
         incident = track.incident
         if track.recover or not (incident.is_open or incident.held):
             return False
         if incident.aborted:
-            around = self._circumstances(track, now)
-            self._start(track, self.treatment.abort(track, around, self._gate(track)))
+            self._start(track, self.treatment.abort(track))
         return bool(incident.aborted or (incident.paused and incident.is_open))
 
     def _treat(self, track: Track, now: float) -> None:
@@ -242,8 +240,7 @@ class HealingLoop:
         self._start(track, self.treatment.treat(track, around, self._gate(track)))
 
     def _withdraw(self, track: Track, why: str) -> None:
-        around = self._circumstances(track, self._t.clock())
-        self._start(track, self.treatment.withdraw(track, why, around, self._gate(track)))
+        self._start(track, self.treatment.withdraw(track, why))
 
     def _verify(self, track: Track, now: float) -> None:
         step = track.incident.current
@@ -251,9 +248,8 @@ class HealingLoop:
         judgement = verification.judge_step(track.incident, step, self.history, self._s.detector.baseline, now)
         verdict = judgement.verdict if judgement is not None else Verdict.UNDECIDED
         start = verification.sample_start(track.incident, step)
-        around = self._circumstances(track, now)
         if why := self._harm(track, step, now, decided=verdict is Verdict.RECOVERED):
-            self._start(track, self.treatment.fail(track, why, judgement, around, self._gate(track)))
+            self._start(track, self.treatment.fail(track, why, judgement))
             return
         if judgement is not None and verdict is Verdict.RECOVERED:
             self._forget_alarms(track)
@@ -267,7 +263,7 @@ class HealingLoop:
             seen = "no traffic to judge by" if judgement is None or not judgement.requests else "not proven in time"
             why = f"not verified within {now - step.acked_at:.0f} s ({seen})"
         if why:
-            self._start(track, self.treatment.fail(track, why, judgement, around, self._gate(track)))
+            self._start(track, self.treatment.fail(track, why, judgement))
 
     def _harm(self, track: Track, step: Step, now: float, *, decided: bool) -> str:
         """Return whom the step hurt, "" when nobody; looked at once a second, and before it is kept."""

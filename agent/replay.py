@@ -34,7 +34,7 @@ from agent.decision import (
 from agent.planner import PlaybookPlanner
 from agent.ports import Circumstances
 from agent.sources import Sources
-from agent.triage import presentable
+from agent.triage import presentable, remaining
 from models.detect import Baseline
 from models.domain import Topology
 from models.errors import Broken, InvalidInput, NotFound
@@ -132,7 +132,7 @@ def _again(path: Path, record: Record) -> Replayed:
     causes: tuple[Cause, ...] = tuple(CAUSE.validate_python(one) for one in said["suspects"])
     if localised:
         seen = TOPOLOGY.validate_python(_material(path, record.seq, inputs["evidence_topology"]))
-        causes = presentable(localise(evidence_of(evidence, seen)))
+        causes = remaining(presentable(localise(evidence_of(evidence, seen))), said.get("refuted", ()))
     planner = PlaybookPlanner(
         Sources(rules["own"], rules["library"]).playbooks(), LIMITS.validate_python(rules["limits"])
     )

@@ -20,9 +20,15 @@ from agent.scribe import Gate, Scribe, Tools
 from agent.track import Track
 from models.errors import Conflict, FibrinError
 from models.incident import Stage
-from models.verify import Judgement
+from models.verify import Judgement, Verdict
 
 log = structlog.get_logger(__name__)
+
+DOUBT_S: Final = 1.0
+"""After a step that did not help nothing is planned for this long, unless the cause is named before, seconds."""
+
+MOST_TREATED: Final = 3
+"""After so many causes were treated in vain a person is called."""
 
 STOPPED_S: Final = 0.2
 """How often a stopped undo looks whether it may go on, seconds."""
@@ -46,7 +52,7 @@ class Treatment(Scribe):
             attempt = await self._acting.act(track, around, block)
             match attempt.ending:
                 case Ending.NACKED:
-                    await self.fail(track, attempt.why, None, around, block)
+                    await self.fail(track, attempt.why, None)
                 case Ending.REFUSED:
                     await self._next(track, attempt.why)
                     continue  # the next step, at once
@@ -77,38 +83,36 @@ class Treatment(Scribe):
         await self.record("verified", track, {"step": step_json(step), "kept": step.overlay, "why": signal})
         await self.save(track, ledger=True)
 
-    async def fail(
-        self, track: Track, why: str, judgement: Judgement | None, around: Circumstances, block: Gate
-    ) -> None:
-        """The step did not help: undo it, then the next step, or call a person."""
+    async def fail(self, track: Track, why: str, judgement: Judgement | None) -> None:
+        """The step did not help: undo it, then think again."""
         if judgement is not None:
             track.incident = with_step(track.incident, judged(track.incident, judgement, self._t.clock()))
         step = track.incident.current
         assert step is not None
         self.move(track, Stage.UNDOING, f"{why}: undoing {step.name}")
-        await self.undo(track, around, block)
+        await self.undo(track)
 
-    async def abort(self, track: Track, around: Circumstances, block: Gate) -> None:
+    async def abort(self, track: Track) -> None:
         """Carry out a person's order to stop: undo what is laid, then leave the incident to people."""
         incident = track.incident
         match incident.stage:
             case Stage.VERIFYING:
                 self.move(track, Stage.UNDOING, f"aborted by {incident.aborted}: taking the action back")
-                await self.undo(track, around, block)
+                await self.undo(track)
             case Stage.UNDOING:
-                await self.undo(track, around, block)
+                await self.undo(track)
             case Stage.RESOLVED | Stage.OBSERVED | Stage.ESCALATED:
                 await self.release(track, f"released: aborted by {incident.aborted}")
             case Stage.DETECTED | Stage.CORRELATED | Stage.PLANNED | Stage.ACTING:
                 await self.hand_over(track, f"aborted by {incident.aborted}; nothing was in force")
 
-    async def withdraw(self, track: Track, why: str, around: Circumstances, block: Gate) -> None:
+    async def withdraw(self, track: Track, why: str) -> None:
         """Take an action back because it was about a symptom only; the incident ends with it."""
         track.incident = replace(track.incident, withdrawn=why)
         self.move(track, Stage.UNDOING, f"{why}: taking the action back")
-        await self.undo(track, around, block)
+        await self.undo(track)
 
-    async def undo(self, track: Track, around: Circumstances, block: Gate) -> None:
+    async def undo(self, track: Track) -> None:
         """Remove the current step's overlay; try again later when the control plane is away."""
         step = track.incident.current
         assert step is not None
@@ -144,8 +148,7 @@ class Treatment(Scribe):
         if track.incident.withdrawn:
             await self.observe(track, track.incident.withdrawn)
             return
-        await self._next(track, "no step of the playbook helped")
-        await self.treat(track, around, block)
+        await self._doubt(track)
 
     async def let_go(self, track: Track, why: str) -> None:
         """A resolved incident's overlay is gone: stop holding it."""
@@ -203,6 +206,31 @@ class Treatment(Scribe):
             return
         await self.record("recovered", track, {"why": track.incident.history[-1].message, "laid": exists})
         await self.save(track, ledger=True)
+
+    async def _doubt(self, track: Track) -> None:
+        """A step did not help: its cause may have been another. Have it named anew before anything else is tried.
+
+        A plan that ran out with the signal as bad as before speaks against its cause; one that harmed, was refused or
+        could not be judged does not, and a person is called.
+        """
+        incident = track.incident
+        step, cause = incident.current, incident.cause
+        assert step is not None
+        assert cause is not None
+        track.attempts, track.retry_at = 0, 0.0
+        if incident.step + 1 >= len(incident.steps):
+            if step.verdict != Verdict.STILL_BAD:
+                await self.escalate(track, "no step of the playbook helped", "exhausted")
+                return
+            track.incident = replace(incident, refuted=(*incident.refuted, incident.about or cause.key))
+        if len(track.incident.refuted) >= MOST_TREATED:
+            treated = ", then as ".join(track.incident.refuted)
+            await self.escalate(track, f"nothing helped, treated as {treated}", "exhausted")
+            return
+        track.incident = replace(track.incident, approved_by="")
+        track.doubt_until = self._t.clock() + DOUBT_S
+        self.move(track, Stage.CORRELATED, "thinks about the cause again, with what was seen since")
+        await self.save(track)
 
     async def _next(self, track: Track, why: str) -> None:
         """Go to the next step (leaving the incident PLANNED) or escalate."""

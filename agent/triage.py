@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -116,15 +116,15 @@ class Triage:
             for track in thinking:
                 track.live_at = now if track.awake else track.live_at
             return
-        named: dict[tuple[str, str, str], Track] = {}
+        named: dict[str, Track] = {}
         split = ""
         for _ in range(MAX_CAUSES_PER_TICK):
             if not pool:
                 break
-            diagnosis = self._causes(tuple(pool), now)
+            diagnosis = self._causes(tuple(pool), now, {key for t in thinking for key in t.incident.refuted})
             causes = diagnosis.causes
             best = causes[0] if causes else None
-            if best is not None and (twin := named.get(_key(best)) or self._twin(best, now)) is not None:
+            if best is not None and (twin := named.get(best.key) or self._twin(best, now)) is not None:
                 rest = self._join(twin, best, pool, now)
                 if len(rest) == len(pool):
                     break
@@ -138,7 +138,7 @@ class Triage:
                 track.incident = _joined(track.incident, pool)
                 self._undecided(track, causes, now)
                 break
-            named[_key(best)] = track
+            named[best.key] = track
             split = track.incident.id
             pool = self._correlate(track, diagnosis, best, pool, now)
         for track in thinking:
@@ -146,7 +146,7 @@ class Triage:
 
     def _worth_thinking(self, thinking: list[Track], now: float) -> bool:
         """Tell whether to name causes in this tick: always while it is urgent, now and then once it drags on."""
-        dragging = thinking and all(now - t.incident.opened_at > URGENT_S for t in thinking)
+        dragging = thinking and all(now - t.incident.opened_at > URGENT_S and not t.doubt_until for t in thinking)
         if dragging and now - self._thought_at < PONDER_S:
             return False
         self._thought_at = now
@@ -156,7 +156,7 @@ class Triage:
         """Return the committed incident that is about this very cause."""
         for track in self._tracks.values():
             known = track.incident.cause
-            if known is not None and _key(known) == _key(cause) and self.absorbs(track, now):
+            if known is not None and known.key == cause.key and self.absorbs(track, now):
                 return track
         return None
 
@@ -173,7 +173,7 @@ class Triage:
             return None
         if best is None:
             return thinking[0]
-        same = [t for t in thinking if t.incident.cause is not None and _key(t.incident.cause) == _key(best)]
+        same = [t for t in thinking if t.incident.cause is not None and t.incident.cause.key == best.key]
         topology = self._mesh.topology
 
         def overlap(track: Track) -> int:
@@ -203,9 +203,9 @@ class Triage:
         )
         return track
 
-    def _causes(self, anomalies: tuple[Anomaly, ...], now: float) -> Diagnosis:
+    def _causes(self, anomalies: tuple[Anomaly, ...], now: float, refuted: Collection[str]) -> Diagnosis:
         found = self._localise(anomalies, self._history.since, now)
-        return replace(found, causes=presentable(found.causes))
+        return replace(found, causes=remaining(presentable(found.causes), refuted))
 
     def _decided(self, track: Track, best: Cause, now: float) -> bool:
         """Tell whether the best cause is good enough to go on with."""
@@ -227,11 +227,12 @@ class Triage:
         topology = self._mesh.topology
         mine = [a for a in pool if explains(best, a, topology)] or pool
         before = track.incident.cause
-        other = before is not None and _key(before) != _key(best)
+        other = before is not None and before.key != best.key
         due = now - track.told_at >= SECOND_THOUGHTS_S
         if other and _asks(track.incident) and not (due or now - track.incident.opened_at <= URGENT_S):
             track.incident = _joined(track.incident, mine)  # a person reads the plan: no to and fro
             return [a for a in pool if a not in mine]
+        due, track.doubt_until = due or bool(track.doubt_until), 0.0
         track.evidence = diagnosis.evidence
         track.incident = _joined(replace(track.incident, causes=diagnosis.causes, anomalies=()), mine)
         data: dict[str, Datum] = {
@@ -265,7 +266,7 @@ class Triage:
         mine, its = track.incident, older.incident
         if track is older or track.busy or not mine.is_open or mine.cause is None or its.cause is None:
             return
-        if _key(mine.cause) != _key(its.cause) or mine.opened_at < its.opened_at or mine.stage in MOVING:
+        if mine.cause.key != its.cause.key or mine.opened_at < its.opened_at or mine.stage in MOVING:
             return
         older.incident = replace(_joined(its, mine.anomalies), merged=(*its.merged, mine.id))
         older.live_at, older.awake = max(older.live_at, track.live_at), older.awake or track.awake
@@ -308,6 +309,16 @@ def presentable(causes: tuple[Cause, ...]) -> tuple[Cause, ...]:
     return tuple(replace(c, numbers={k: v for k, v in c.numbers.items() if math.isfinite(v)}) for c in causes)
 
 
+def remaining(causes: tuple[Cause, ...], refuted: Collection[str]) -> tuple[Cause, ...]:
+    """Return the causes that treatment has not refuted; the probability of those it has goes to the others."""
+    left = [cause for cause in causes if cause.key not in refuted]
+    total = math.fsum(cause.probability for cause in causes)
+    share = math.fsum(cause.probability for cause in left)
+    if len(left) == len(causes) or share <= 0.0:
+        return tuple(left)
+    return tuple(replace(cause, probability=cause.probability * total / share) for cause in left)
+
+
 def _thinks(track: Track) -> bool:
     """Tell whether the incident's cause is still open to discussion: until something is done about it."""
     open_to = track.incident.stage in {Stage.DETECTED, Stage.CORRELATED} or _asks(track.incident)
@@ -318,10 +329,6 @@ def _asks(incident: Incident) -> bool:
     """Tell whether a plan waits for a person (or only watches), with nothing done so far."""
     waits = incident.stage is Stage.PLANNED and incident.mode in {Mode.SHADOW, Mode.APPROVE}
     return waits and not any(step.acted_at for step in incident.steps)
-
-
-def _key(cause: Cause) -> tuple[str, str, str]:
-    return (str(cause.kind), cause.service, cause.subject)
 
 
 def _joined(incident: Incident, anomalies: Iterable[Anomaly]) -> Incident:

@@ -72,8 +72,12 @@ class Cause:
 
     def __str__(self) -> str:
         """Render as `version catalog/v2 (errors)`."""
-        name = f"{self.service}/{self.subject}" if self.subject else self.service
-        return f"{self.kind} {name} ({self.signal})"
+        return f"{self.key} ({self.signal})"
+
+    @property
+    def key(self) -> str:
+        """Return what tells one cause from another, whatever signal shows it: `version catalog/v2`."""
+        return f"{self.kind} {self.service}/{self.subject}" if self.subject else f"{self.kind} {self.service}"
 
 
 class Stage(StrEnum):
@@ -101,7 +105,7 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = {
     Stage.CORRELATED: {
         Stage.PLANNED: "a playbook has a step that no guard forbids",
         Stage.OBSERVED: "gone by itself, or a symptom of another incident",
-        Stage.ESCALATED: "no playbook may act, or a person took over",
+        Stage.ESCALATED: "no playbook may act, nothing that was tried helped, or a person took over",
     },
     Stage.PLANNED: {
         Stage.ACTING: "every interlock is open (and a person approved, where asked)",
@@ -121,9 +125,9 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = {
         Stage.ESCALATED: "the agent itself fails to go on",
     },
     Stage.UNDOING: {
-        Stage.PLANNED: "undone: the next step",
+        Stage.CORRELATED: "undone: the cause is thought about anew, then the next step or another plan",
         Stage.OBSERVED: "undone: it was a symptom of another incident",
-        Stage.ESCALATED: "undone: no step is left, or a person aborted",
+        Stage.ESCALATED: "undone: too many causes were treated in vain, or a person aborted",
     },
     Stage.RESOLVED: {},
     Stage.ESCALATED: {},

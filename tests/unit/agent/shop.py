@@ -60,12 +60,13 @@ class Shop:
     clock: Clock = field(default_factory=Clock)
     failing: Callable[[Instance], float] = lambda _: 0.0
     slower: Callable[[Instance], float] = lambda _: 1.0
+    obeys: bool = True  # ejections have an effect
 
     def tick(self, actuator: MemoryActuator) -> dict[Series, Outcomes]:
         """Return what the sidecars report for one tick."""
         rng = random.Random(f"{self.seed} {self.clock.now:.3f}")
         changes = [o.change for o in in_force(tuple(actuator._alive().values()))]
-        ejected = {c.instance for c in changes if isinstance(c, EjectInstance)}
+        ejected = {c.instance for c in changes if isinstance(c, EjectInstance) and self.obeys}
         open_ = {c.callee: c.percent for c in changes if isinstance(c, OpenBreaker)}
         idle = {(c.service, v) for c in changes if isinstance(c, ShiftTraffic) for v, w in c.weights.items() if w == 0}
         found: dict[Series, Outcomes] = {}
