@@ -3,8 +3,9 @@
 The control plane puts stats access loggers into listeners and routers, the proxy puts a sink into the bootstrap, the
 agent decodes what arrives. These three rooms never import each other; what they share stands here.
 
-Each side (`models.signals.Side`) has one counter, `fibrin.<side>.requests` with every tag below, and one histogram,
-`fibrin.<side>.latency` with the tags in `LATENCY_TAGS`. Envoy renders what it does not know as "" (flags: "-").
+Each side (`models.signals.Side`) has one counter, `fibrin.<side>.requests`, which tells the facts in `FACTS` of each request, and one
+histogram, `fibrin.<side>.latency`, which tells those in `LATENCY_FACTS`. The facts travel in one tag, joined by `SEPARATOR`: each tag costs
+Envoy a name of its own per request. Envoy renders what it does not know as "" (flags: "-").
 """
 
 from __future__ import annotations
@@ -43,31 +44,37 @@ BREAKER_FAILED_FLAG: Final = "BRKF"
 SPIFFE_PREFIX: Final = "spiffe://fibrin.local/ns/default/sa/"
 
 
-class Tag(StrEnum):
-    """Names of the tags on the statistics, short because each travels with each sample."""
+class Fact(StrEnum):
+    """What a statistic tells of a request."""
 
-    CLUSTER = "c"
-    ROUTE = "r"
-    HOST = "h"
-    CODE = "s"
-    FLAGS = "f"
-    GRPC = "g"
-    PEER = "p"
+    CLUSTER = "cluster"
+    ROUTE = "route"
+    HOST = "host"
+    CODE = "code"
+    FLAGS = "flags"
+    GRPC = "grpc"
+    PEER = "peer"
 
 
-TAGS: Final[dict[Side, tuple[Tag, ...]]] = {
-    Side.CLIENT: (Tag.CLUSTER, Tag.ROUTE, Tag.HOST, Tag.CODE, Tag.FLAGS, Tag.GRPC),
-    Side.ATTEMPT: (Tag.CLUSTER, Tag.HOST, Tag.CODE, Tag.FLAGS, Tag.GRPC),
-    Side.SERVER: (Tag.PEER, Tag.CODE, Tag.FLAGS, Tag.GRPC),
+TAG: Final = "k"
+"""Name of the one tag, short because it travels with each sample."""
+
+SEPARATOR: Final = "\x1f"
+"""Between the facts in a tag: the unit separator of ASCII, which is in no name."""
+
+FACTS: Final[dict[Side, tuple[Fact, ...]]] = {
+    Side.CLIENT: (Fact.CLUSTER, Fact.ROUTE, Fact.HOST, Fact.CODE, Fact.FLAGS, Fact.GRPC),
+    Side.ATTEMPT: (Fact.CLUSTER, Fact.HOST, Fact.CODE, Fact.FLAGS, Fact.GRPC),
+    Side.SERVER: (Fact.PEER, Fact.CODE, Fact.FLAGS, Fact.GRPC),
 }
-"""Tags of the request counter."""
+"""Told by the request counter, in this order."""
 
-LATENCY_TAGS: Final[dict[Side, tuple[Tag, ...]]] = {
-    Side.CLIENT: (Tag.ROUTE,),
-    Side.ATTEMPT: (Tag.CLUSTER, Tag.HOST),
-    Side.SERVER: (Tag.PEER,),
+LATENCY_FACTS: Final[dict[Side, tuple[Fact, ...]]] = {
+    Side.CLIENT: (Fact.ROUTE,),
+    Side.ATTEMPT: (Fact.CLUSTER, Fact.HOST),
+    Side.SERVER: (Fact.PEER,),
 }
-"""Tags of the latency histogram: few, because a histogram costs 1.2 KB per report and combination. A caller's does not ask
+"""Told by the latency histogram: little, because a histogram costs 1.2 KB per report and combination. A caller's does not ask
 which version answered (its attempts do), so that the route, which names the service, is enough."""
 
 CANCELLED: Final = frozenset({"DC", "DR"})

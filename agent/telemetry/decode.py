@@ -1,9 +1,9 @@
 """From one OTLP export of a sidecar to a `Report`.
 
-Speed is the point: this runs five times a second for each sidecar. What a set of tags means (which series, is it an
+Speed is the point: this runs several times a second for each sidecar. What a tag means (which series, is it an
 error, which flags) is worked out once and kept per sidecar; afterwards a data point costs one dictionary look-up.
 
-One thing tags alone do not tell: an attempt that ended because its request ended has code 0 and no flag, be it that
+One thing a tag alone does not tell: an attempt that ended because its request ended has code 0 and no flag, be it that
 the route's timeout struck (the instance was too slow: an error) or that the caller went away (nobody's error). The
 request's own entry, which comes in the same export, tells which; see `_Draft.settle`.
 """
@@ -26,14 +26,18 @@ from models.telemetry import (
     BREAKER_FAILED_FLAG,
     BREAKER_FLAG,
     CANCELLED,
+    FACTS,
     LATENCY,
+    LATENCY_FACTS,
     LIVE,
     REQUESTS,
+    SEPARATOR,
     SERVICE_ATTRIBUTE,
     STAT_PREFIX,
+    TAG,
     UPTIME,
     VERSION_ATTRIBUTE,
-    Tag,
+    Fact,
     is_error,
     peer_service,
     split_cluster,
@@ -44,11 +48,15 @@ from models.telemetry import (
 Resolve = Callable[[str], Instance | None]
 """Finds the instance behind `address:port`."""
 
-MAX_TAG_SETS: Final = 8192
-"""Remembered tag sets per sidecar; beyond, the memory starts anew."""
+MAX_TAGS: Final = 8192
+"""Remembered tags per sidecar; beyond, the memory starts anew."""
 
 _COUNTERS: Final = {f"{prefix}.{REQUESTS}": side for side, prefix in STAT_PREFIX.items()}
 _HISTOGRAMS: Final = {f"{prefix}.{LATENCY}": side for side, prefix in STAT_PREFIX.items()}
+_FACTS: Final = {
+    **{name: FACTS[side] for name, side in _COUNTERS.items()},
+    **{name: LATENCY_FACTS[side] for name, side in _HISTOGRAMS.items()},
+}
 _BOUNDS: Final = np.asarray(BOUNDS_US, dtype="<f8").tobytes()
 _COUNTS_SIZE: Final = 8 * BUCKETS
 _MAX_CODE: Final = 999
@@ -73,7 +81,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class _Meaning:
-    """What one set of tags means. `series` is None for requests that concern no service of the mesh.
+    """What one tag means. `series` is None for requests that concern no service of the mesh.
 
     `route` is (cluster, host). `undecided`: an attempt without an answer or flag. `cancelled`: a request whose caller
     went away before an answer. `lasting` False: an address was not resolved yet, so look again next time.
@@ -90,7 +98,7 @@ class _Meaning:
 
 
 class Decoder:
-    """Decodes the exports of one sidecar; remembers what its tag sets mean.
+    """Decodes the exports of one sidecar; remembers what its tags mean.
 
     `resolve` is asked for each new upstream address; call `forget` when the topology changed.
     """
@@ -204,23 +212,23 @@ class Decoder:
             return known
         meaning = self._interpret(name, side, attributes)
         if meaning.lasting:
-            if len(self._known) >= MAX_TAG_SETS:
+            if len(self._known) >= MAX_TAGS:
                 self._known.clear()
             self._known[key] = meaning
         return meaning
 
     def _interpret(self, name: str, side: Side, attributes: Any) -> _Meaning:
         try:
-            pairs = [KeyValue.FromString(raw) for raw in attributes]
-            tags = {pair.key: pair.value.string_value for pair in pairs}
-            code = int(tags.get(Tag.CODE) or 0)
-            grpc = int(tags[Tag.GRPC]) if tags.get(Tag.GRPC) else None
-        except (DecodeError, ValueError) as cause:
-            raise Malformed("tags", f"{self._reporter}: {name} has unreadable tags ({cause})") from cause
+            told = {pair.key: pair.value.string_value for pair in map(KeyValue.FromString, attributes)}[TAG]
+            facts = dict(zip(_FACTS[name], told.split(SEPARATOR), strict=True))
+            code = int(facts.get(Fact.CODE) or 0)
+            grpc = int(facts[Fact.GRPC]) if facts.get(Fact.GRPC) else None
+        except (DecodeError, KeyError, ValueError) as cause:
+            raise Malformed("tags", f"{self._reporter}: {name} has an unreadable tag ({cause})") from cause
         if not 0 <= code <= _MAX_CODE:
             raise Malformed("tags", f"{self._reporter}: {name} has the status code {code}")
-        flags = split_flags(tags.get(Tag.FLAGS, ""))
-        series, breaker, lasting = self._series(side, tags)
+        flags = split_flags(facts.get(Fact.FLAGS, ""))
+        series, breaker, lasting = self._series(side, facts)
         error = is_error(code, flags, grpc)
         if breaker:
             flags = (*flags, BREAKER_FLAG, BREAKER_FAILED_FLAG) if error else (*flags, BREAKER_FLAG)
@@ -229,28 +237,28 @@ class Decoder:
             code=code,
             flags=flags,
             error=error,
-            route=(tags.get(Tag.CLUSTER, ""), tags.get(Tag.HOST, "")),
+            route=(facts.get(Fact.CLUSTER, ""), facts.get(Fact.HOST, "")),
             undecided=side is Side.ATTEMPT and code == 0 and not flags,
             cancelled=side is Side.CLIENT and code == 0 and not CANCELLED.isdisjoint(flags),
             lasting=lasting,
         )
 
-    def _series(self, side: Side, tags: dict[str, str]) -> tuple[Series | None, bool, bool]:
+    def _series(self, side: Side, facts: dict[Fact, str]) -> tuple[Series | None, bool, bool]:
         """Return the series, whether a breaker answered, and whether this will hold for the next export."""
         origin = self._origin
         assert origin is not None
         if side is Side.SERVER:
-            caller = peer_service(tags.get(Tag.PEER, ""))
+            caller = peer_service(facts.get(Fact.PEER, ""))
             series = Series(side, caller, origin.service, origin.version, self._reporter, self._reporter)
             return series, False, True
-        service, version = split_cluster(tags.get(Tag.CLUSTER, ""))
-        of_route, breaker = split_route(tags.get(Tag.ROUTE, ""))
+        service, version = split_cluster(facts.get(Fact.CLUSTER, ""))
+        of_route, breaker = split_route(facts.get(Fact.ROUTE, ""))
         callee = service or of_route
         if not callee:
             return None, breaker, True
         if side is Side.CLIENT:
             return Series(side, origin.service, callee, "", "", self._reporter), breaker, True
-        host = tags.get(Tag.HOST, "")
+        host = facts.get(Fact.HOST, "")
         instance = self._resolve(host) if host else None
         if instance is None:
             return Series(side, origin.service, callee, version, "", self._reporter), breaker, not host

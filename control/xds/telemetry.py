@@ -1,7 +1,7 @@
 # mypy: disable-error-code="attr-defined"
 """Stats access loggers: how a sidecar counts each request without writing it down anywhere.
 
-Envoy's `envoy.access_loggers.stats` adds every finished request to a counter and a histogram whose tags come from
+Envoy's `envoy.access_loggers.stats` adds every finished request to a counter and a histogram whose tag comes from
 access-log commands. What leaves the sidecar is then independent of the request rate.
 
 Three places have one: the outbound listener (`client_access_log`: once per request, after retries), its router
@@ -27,21 +27,21 @@ from google.protobuf import wrappers_pb2
 
 from control.xds.protos import packed
 from models.signals import Side
-from models.telemetry import LATENCY, LATENCY_TAGS, REQUESTS, STAT_PREFIX, TAGS, Tag
+from models.telemetry import FACTS, LATENCY, LATENCY_FACTS, REQUESTS, SEPARATOR, STAT_PREFIX, TAG, Fact
 
 AccessLog = Any
 """An `envoy.config.accesslog.v3.AccessLog`; the generated classes have no static types."""
 
 _CONFIG: Final[Any] = stats_pb2.Config
 _EXTENSION: Final = "envoy.access_loggers.stats"
-_COMMANDS: Final[dict[Tag, str]] = {
-    Tag.CLUSTER: "%UPSTREAM_CLUSTER_RAW%",
-    Tag.ROUTE: "%ROUTE_NAME%",
-    Tag.HOST: "%UPSTREAM_HOST%",
-    Tag.CODE: "%RESPONSE_CODE%",
-    Tag.FLAGS: "%RESPONSE_FLAGS%",
-    Tag.GRPC: "%GRPC_STATUS_NUMBER%",
-    Tag.PEER: "%DOWNSTREAM_PEER_URI_SAN%",
+_COMMANDS: Final[dict[Fact, str]] = {
+    Fact.CLUSTER: "%UPSTREAM_CLUSTER_RAW%",
+    Fact.ROUTE: "%ROUTE_NAME%",
+    Fact.HOST: "%UPSTREAM_HOST%",
+    Fact.CODE: "%RESPONSE_CODE%",
+    Fact.FLAGS: "%RESPONSE_FLAGS%",
+    Fact.GRPC: "%GRPC_STATUS_NUMBER%",
+    Fact.PEER: "%DOWNSTREAM_PEER_URI_SAN%",
 }
 _DURATIONS: Final[dict[Side, str]] = {
     Side.CLIENT: "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%",
@@ -69,11 +69,11 @@ def server_access_log() -> list[AccessLog]:
 def _loggers(side: Side) -> list[AccessLog]:
     """Return a logger that counts every request and one that times those which got an answer."""
     counter = _CONFIG.Counter(
-        stat=_CONFIG.Stat(name=REQUESTS, tags=_tags(TAGS[side])),
+        stat=_CONFIG.Stat(name=REQUESTS, tags=_tag(FACTS[side])),
         value_fixed=wrappers_pb2.UInt64Value(value=1),
     )
     histogram = _CONFIG.Histogram(
-        stat=_CONFIG.Stat(name=LATENCY, tags=_tags(LATENCY_TAGS[side])),
+        stat=_CONFIG.Stat(name=LATENCY, tags=_tag(LATENCY_FACTS[side])),
         unit=_CONFIG.Histogram.Unit.Microseconds,
         value_format=_DURATIONS[side],
     )
@@ -94,5 +94,5 @@ def _answered() -> Any:
     return accesslog_pb2.AccessLogFilter(status_code_filter=status)
 
 
-def _tags(tags: tuple[Tag, ...]) -> list[Any]:
-    return [_CONFIG.Tag(name=tag.value, value_format=_COMMANDS[tag]) for tag in tags]
+def _tag(facts: tuple[Fact, ...]) -> list[Any]:
+    return [_CONFIG.Tag(name=TAG, value_format=SEPARATOR.join(_COMMANDS[fact] for fact in facts))]

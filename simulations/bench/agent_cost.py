@@ -19,18 +19,20 @@ from models.signals import BOUNDS_US, BUCKETS, Side
 from models.telemetry import (
     AUTHORIZATION_HEADER,
     EXPORT_METHOD,
+    FACTS,
     FLUSH_S,
     LATENCY,
-    LATENCY_TAGS,
+    LATENCY_FACTS,
     LIVE,
     NODE_HEADER,
     REQUESTS,
+    SEPARATOR,
     SERVICE_ATTRIBUTE,
     STAT_PREFIX,
-    TAGS,
+    TAG,
     UPTIME,
     VERSION_ATTRIBUTE,
-    Tag,
+    Fact,
     route_name,
 )
 from simulations.bench.figures import Table
@@ -144,33 +146,30 @@ def export(k: int, at: float) -> bytes:
     histogram = scope.metrics.add(name=f"{STAT_PREFIX[Side.CLIENT]}.{LATENCY}").histogram
     counter.aggregation_temporality = histogram.aggregation_temporality = DELTA
     for callee in range(_PER_REPORTER // 2):
-        tags = _tags(f"callee{callee}")
-        counter.data_points.add(as_int=20, attributes=_pairs(tags, TAGS[Side.CLIENT]))
+        facts = _facts(f"callee{callee}")
+        counter.data_points.add(as_int=20, attributes=_tag(FACTS[Side.CLIENT], facts))
         histogram.data_points.add(
             count=20,
             bucket_counts=counts.tobytes(),
             explicit_bounds=_BOUNDS,
-            attributes=_pairs(tags, LATENCY_TAGS[Side.CLIENT]),
+            attributes=_tag(LATENCY_FACTS[Side.CLIENT], facts),
         )
     payload: bytes = request.SerializeToString()
     return payload
 
 
-def _tags(callee: str) -> dict[Tag, str]:
+def _facts(callee: str) -> dict[Fact, str]:
     return {
-        Tag.CLUSTER: callee,
-        Tag.ROUTE: route_name(callee, "default"),
-        Tag.HOST: "127.9.9.9:15006",
-        Tag.CODE: "200",
-        Tag.FLAGS: "-",
-        Tag.GRPC: "",
+        Fact.CLUSTER: callee,
+        Fact.ROUTE: route_name(callee, "default"),
+        Fact.HOST: "127.9.9.9:15006",
+        Fact.CODE: "200",
+        Fact.FLAGS: "-",
+        Fact.GRPC: "",
     }
 
 
-def _pairs(tags: dict[Tag, str], names: tuple[Tag, ...]) -> list[Any]:
-    pairs = []
-    for name in sorted(names):
-        pair = KeyValue(key=name.value)
-        pair.value.string_value = tags[name]
-        pairs.append(pair.SerializeToString())
-    return pairs
+def _tag(told: tuple[Fact, ...], facts: dict[Fact, str]) -> list[Any]:
+    pair = KeyValue(key=TAG)
+    pair.value.string_value = SEPARATOR.join(facts[fact] for fact in told)
+    return [pair.SerializeToString()]

@@ -11,25 +11,27 @@ from agent.telemetry.schema import DELTA, ExportRequest, KeyValue, Resource
 from models.signals import BOUNDS_US, BUCKETS, Side
 from models.telemetry import (
     ACTIVE_REQUESTS,
+    FACTS,
     LATENCY,
+    LATENCY_FACTS,
     LIVE,
     REQUESTS,
+    SEPARATOR,
     SERVICE_ATTRIBUTE,
     STAT_PREFIX,
+    TAG,
     UPTIME,
     VERSION_ATTRIBUTE,
+    Fact,
 )
 
 BOUNDS = np.asarray(BOUNDS_US, dtype="<f8").tobytes()
 
 
-def _pairs(tags: Mapping[str, str]) -> list[bytes]:
-    pairs = []
-    for key, value in sorted(tags.items()):
-        pair = KeyValue(key=key)
-        pair.value.string_value = value
-        pairs.append(pair.SerializeToString())
-    return pairs
+def _tag(told: tuple[Fact, ...], facts: Mapping[str, str]) -> list[bytes]:
+    pair = KeyValue(key=TAG)
+    pair.value.string_value = SEPARATOR.join(facts.get(fact, "") for fact in told)
+    return [pair.SerializeToString()]
 
 
 @dataclass
@@ -43,19 +45,19 @@ class Export:
     temporality: int = DELTA
     metrics: list[Callable[[Any], None]] = field(default_factory=list)
 
-    def requests(self, side: Side, count: int = 1, **tags: str) -> "Export":
+    def requests(self, side: Side, count: int = 1, **facts: str) -> "Export":
         """Add a counter point."""
 
         def add(scope: Any) -> None:
             metric = scope.metrics.add(name=f"{STAT_PREFIX[side]}.{REQUESTS}")
             metric.sum.aggregation_temporality = self.temporality
-            metric.sum.data_points.add(as_int=count, attributes=_pairs(tags))
+            metric.sum.data_points.add(as_int=count, attributes=_tag(FACTS[side], facts))
 
         self.metrics.append(add)
         return self
 
     def latency(
-        self, side: Side, buckets: Mapping[int, int], *, bounds: bytes = BOUNDS, count: int | None = None, **tags: str
+        self, side: Side, buckets: Mapping[int, int], *, bounds: bytes = BOUNDS, count: int | None = None, **facts: str
     ) -> "Export":
         """Add a histogram point with counts by bucket number."""
         counts = np.zeros(BUCKETS, dtype="<i8")
@@ -69,7 +71,7 @@ class Export:
                 count=int(counts.sum()) if count is None else count,
                 bucket_counts=counts.tobytes(),
                 explicit_bounds=bounds,
-                attributes=_pairs(tags),
+                attributes=_tag(LATENCY_FACTS[side], facts),
             )
 
         self.metrics.append(add)

@@ -39,12 +39,16 @@ def test_requests_attempts_and_latencies_find_their_series(export: Any) -> None:
     """The edge has no instance, the attempt has it by the host's address, the pool's version comes from the instance."""
     found = decode(
         export()
-        .requests(Side.CLIENT, 3, c="catalog", r="catalog/default", h=V1.endpoint, s="200", f="-", g="")
-        .requests(Side.CLIENT, 1, c="catalog", r="catalog/default", h=V2.endpoint, s="500", f="-", g="")
-        .requests(Side.ATTEMPT, 4, c="catalog", h=V1.endpoint, s="200", f="-", g="")
-        .latency(Side.CLIENT, {5: 3, 9: 1}, c="catalog", r="catalog/default")
-        .latency(Side.ATTEMPT, {5: 2}, c="catalog", h=V1.endpoint)
-        .latency(Side.ATTEMPT, {6: 2}, c="catalog|v1", h=V1.endpoint)
+        .requests(
+            Side.CLIENT, 3, cluster="catalog", route="catalog/default", host=V1.endpoint, code="200", flags="-", grpc=""
+        )
+        .requests(
+            Side.CLIENT, 1, cluster="catalog", route="catalog/default", host=V2.endpoint, code="500", flags="-", grpc=""
+        )
+        .requests(Side.ATTEMPT, 4, cluster="catalog", host=V1.endpoint, code="200", flags="-", grpc="")
+        .latency(Side.CLIENT, {5: 3, 9: 1}, route="catalog/default")
+        .latency(Side.ATTEMPT, {5: 2}, cluster="catalog", host=V1.endpoint)
+        .latency(Side.ATTEMPT, {6: 2}, cluster="catalog|v1", host=V1.endpoint)
         .bytes()
     )
     assert set(found) == {EDGE, ATTEMPT}
@@ -57,8 +61,8 @@ def test_the_server_side_knows_its_caller_by_certificate(export: Any) -> None:
     """A peer of this mesh is named, anybody else is the empty caller."""
     found = decode(
         export()
-        .requests(Side.SERVER, 2, p=SPIFFE_PREFIX + "shop", s="200", f="-", g="")
-        .requests(Side.SERVER, 5, p="", s="200", f="-", g="")
+        .requests(Side.SERVER, 2, peer=SPIFFE_PREFIX + "shop", code="200", flags="-", grpc="")
+        .requests(Side.SERVER, 5, peer="", code="200", flags="-", grpc="")
         .bytes()
     )
     assert {(s.caller, s.callee, s.version, s.instance): o.requests for s, o in found.items()} == {
@@ -87,7 +91,11 @@ def test_the_server_side_knows_its_caller_by_certificate(export: Any) -> None:
 )
 def test_what_counts_as_an_error(export: Any, code: str, flags: str, grpc: str, *, error: bool) -> None:
     """5xx, gRPC failures, broken or missing answers are errors; 4xx and callers that went away are not."""
-    found = decode(export().requests(Side.CLIENT, 2, c="catalog", h=V1.endpoint, s=code, f=flags, g=grpc).bytes())
+    found = decode(
+        export()
+        .requests(Side.CLIENT, 2, cluster="catalog", host=V1.endpoint, code=code, flags=flags, grpc=grpc)
+        .bytes()
+    )
     assert found[EDGE].errors == (2 if error else 0)
     assert found[EDGE].flags == dict.fromkeys([f for f in flags.split(",") if f != "-"], 2)
 
@@ -96,8 +104,8 @@ def test_an_open_breaker_is_told_apart(export: Any) -> None:
     """Its answers carry BRK; those that fail the caller BRKF as well; the callee is known by the route."""
     found = decode(
         export()
-        .requests(Side.CLIENT, 3, c="", r="catalog/default#breaker", h="", s="503", f="-", g="")
-        .requests(Side.CLIENT, 4, c="", r="catalog/default#breaker", h="", s="200", f="-", g="")
+        .requests(Side.CLIENT, 3, cluster="", route="catalog/default#breaker", host="", code="503", flags="-", grpc="")
+        .requests(Side.CLIENT, 4, cluster="", route="catalog/default#breaker", host="", code="200", flags="-", grpc="")
         .bytes()
     )
     assert set(found) == {EDGE}
@@ -106,12 +114,12 @@ def test_an_open_breaker_is_told_apart(export: Any) -> None:
 
 def test_unanswered_attempts_are_settled_by_what_the_caller_got(export: Any) -> None:
     """Of five attempts without code or flag two were abandoned by their caller; three timed out."""
-    tags = {"c": "catalog|v1", "h": V1.endpoint, "s": "0", "g": ""}
+    facts = {"cluster": "catalog|v1", "host": V1.endpoint, "code": "0", "grpc": ""}
     found = decode(
         export()
-        .requests(Side.ATTEMPT, 5, f="-", **tags)
-        .requests(Side.CLIENT, 2, r="catalog/default", f="DC", **tags)
-        .requests(Side.CLIENT, 3, r="catalog/default", f="UT", **{**tags, "s": "504"})
+        .requests(Side.ATTEMPT, 5, flags="-", **facts)
+        .requests(Side.CLIENT, 2, route="catalog/default", flags="DC", **facts)
+        .requests(Side.CLIENT, 3, route="catalog/default", flags="UT", **{**facts, "code": "504"})
         .bytes()
     )
     assert (found[ATTEMPT].errors, found[ATTEMPT].flags) == (3, {"DC": 2, "UT": 3})
@@ -121,7 +129,7 @@ def test_unanswered_attempts_are_settled_by_what_the_caller_got(export: Any) -> 
 def test_requests_to_nobody_of_ours_are_counted_apart(export: Any) -> None:
     """An unknown host's 502 makes no series."""
     decoder = Decoder("web-1", HOSTS.get)
-    payload = export().requests(Side.CLIENT, 6, c="", r="", h="", s="502", f="-", g="").bytes()
+    payload = export().requests(Side.CLIENT, 6, cluster="", route="", host="", code="502", flags="-", grpc="").bytes()
     assert decoder.decode(payload, 1.0).outcomes == {}
     assert decoder.unattributed == 6
 
@@ -130,7 +138,9 @@ def test_an_address_is_resolved_again_until_known_and_after_forget(export: Any) 
     """An instance that registers late gets its name, and one that took over an address does so after `forget`."""
     hosts: dict[str, Instance] = {}
     decoder = Decoder("web-1", hosts.get)
-    payload = export().requests(Side.ATTEMPT, 1, c="catalog", h=V1.endpoint, s="200", f="-", g="").bytes()
+    payload = (
+        export().requests(Side.ATTEMPT, 1, cluster="catalog", host=V1.endpoint, code="200", flags="-", grpc="").bytes()
+    )
 
     def names() -> list[tuple[str, str]]:
         return [(s.instance, s.version) for s in decoder.decode(payload, 1.0).outcomes]
@@ -147,17 +157,17 @@ def test_an_address_is_resolved_again_until_known_and_after_forget(export: Any) 
 @pytest.mark.parametrize(
     ("reason", "broken"),
     [
-        ("heartbeat", lambda e: e(uptime=None).requests(Side.CLIENT, 1, c="catalog")),
+        ("heartbeat", lambda e: e(uptime=None).requests(Side.CLIENT, 1, cluster="catalog")),
         ("resource", lambda e: e(service="")),
-        ("temporality", lambda e: e(temporality=2).requests(Side.CLIENT, 1, c="catalog")),
-        ("temporality", lambda e: e(temporality=2).latency(Side.CLIENT, {1: 1}, c="catalog")),
-        ("value", lambda e: e().requests(Side.CLIENT, -4, c="catalog")),
-        ("value", lambda e: e().latency(Side.CLIENT, {1: 2}, count=3, c="catalog")),
-        ("value", lambda e: e().latency(Side.CLIENT, {1: -2, 2: 4}, c="catalog")),
-        ("grid", lambda e: e().latency(Side.CLIENT, {1: 1}, bounds=b"\0" * 584, c="catalog")),
-        ("grid", lambda e: e().latency(Side.CLIENT, {1: 1}, bounds=b"", c="catalog")),
-        ("tags", lambda e: e().requests(Side.CLIENT, 1, c="catalog", s="many")),
-        ("tags", lambda e: e().requests(Side.CLIENT, 1, c="catalog", s="20000")),
+        ("temporality", lambda e: e(temporality=2).requests(Side.CLIENT, 1, cluster="catalog")),
+        ("temporality", lambda e: e(temporality=2).latency(Side.CLIENT, {1: 1})),
+        ("value", lambda e: e().requests(Side.CLIENT, -4, cluster="catalog")),
+        ("value", lambda e: e().latency(Side.CLIENT, {1: 2}, count=3, route="catalog/default")),
+        ("value", lambda e: e().latency(Side.CLIENT, {1: -2, 2: 4}, route="catalog/default")),
+        ("grid", lambda e: e().latency(Side.CLIENT, {1: 1}, bounds=b"\0" * 584)),
+        ("grid", lambda e: e().latency(Side.CLIENT, {1: 1}, bounds=b"")),
+        ("tags", lambda e: e().requests(Side.CLIENT, 1, cluster="catalog", code="many")),
+        ("tags", lambda e: e().requests(Side.CLIENT, 1, cluster="catalog", code="20000")),
     ],
 )
 def test_a_wrong_export_is_refused_by_name(export: Any, reason: str, broken: Any) -> None:
@@ -197,8 +207,10 @@ def _example(export: Any) -> None:
     global EXAMPLE  # noqa: PLW0603  # hypothesis and function-scoped fixtures do not mix
     EXAMPLE = (
         export()
-        .requests(Side.CLIENT, 3, c="catalog", r="catalog/default", h=V1.endpoint, s="200", f="-", g="")
-        .latency(Side.ATTEMPT, {5: 2}, c="catalog", h=V1.endpoint)
+        .requests(
+            Side.CLIENT, 3, cluster="catalog", route="catalog/default", host=V1.endpoint, code="200", flags="-", grpc=""
+        )
+        .latency(Side.ATTEMPT, {5: 2}, cluster="catalog", host=V1.endpoint)
         .bytes()
     )
 
@@ -206,7 +218,7 @@ def _example(export: Any) -> None:
 def test_reports_do_not_share_memory(export: Any) -> None:
     """Adding to one report's histogram leaves the next one's alone."""
     decoder = Decoder("web-1", HOSTS.get)
-    payload = export().latency(Side.CLIENT, {5: 2}, c="catalog", r="catalog/default").bytes()
+    payload = export().latency(Side.CLIENT, {5: 2}, route="catalog/default").bytes()
     first, second = (decoder.decode(payload, 1.0).outcomes[EDGE] for _ in range(2))
     first.latency += 7
     assert np.array_equal(np.flatnonzero(second.latency), [5])

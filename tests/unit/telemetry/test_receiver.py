@@ -67,7 +67,7 @@ async def test_an_export_becomes_a_report(tmp_path: Path, export: Any) -> None:
     taken = Taken()
     before = counted("fibrin_telemetry_reports_total")
     async with listening(tmp_path / "otlp.sock", taken) as call:
-        payload = export().requests(Side.CLIENT, 3, c="catalog", s="200", f="-").bytes()
+        payload = export().requests(Side.CLIENT, 3, cluster="catalog", code="200", flags="-").bytes()
         assert await call(payload, metadata=HEADERS, timeout=5) == b""
     assert [(r.reporter, r.service, r.received_at) for r in taken] == [("web-1", "web", 1000.1)]
     assert sum(o.requests for o in taken[0].outcomes.values()) == 3
@@ -159,7 +159,7 @@ async def test_a_path_that_cannot_be_is_refused_by_name(tmp_path: Path) -> None:
 async def test_many_sidecars_at_once(tmp_path: Path, export: Any) -> None:
     """Two hundred concurrent exports of as many sidecars all arrive."""
     taken = Taken()
-    payload = export().requests(Side.CLIENT, 1, c="catalog", s="200", f="-").bytes()
+    payload = export().requests(Side.CLIENT, 1, cluster="catalog", code="200", flags="-").bytes()
     async with listening(tmp_path / "otlp.sock", taken) as call:
         await asyncio.gather(
             *(call(payload, metadata=(("x-fibrin-node", f"web-{n}"), HEADERS[1]), timeout=10) for n in range(200))

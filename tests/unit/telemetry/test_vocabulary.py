@@ -1,6 +1,8 @@
 # mypy: disable-error-code="attr-defined"
 """What control plane, proxy and agent must agree on."""
 
+from typing import Any
+
 import pytest
 from envoy.config.bootstrap.v3 import bootstrap_pb2
 from envoy.extensions.access_loggers.stats.v3 import stats_pb2
@@ -13,11 +15,14 @@ from google.protobuf.json_format import ParseDict
 from control.xds.telemetry import attempt_access_log, client_access_log, server_access_log
 from models.signals import BOUNDS_US, BUCKETS, Side
 from models.telemetry import (
+    FACTS,
     LATENCY,
-    LATENCY_TAGS,
+    LATENCY_FACTS,
     REQUESTS,
+    SEPARATOR,
     STAT_PREFIX,
-    TAGS,
+    TAG,
+    Fact,
     peer_service,
     route_name,
     split_cluster,
@@ -26,21 +31,36 @@ from models.telemetry import (
 )
 from proxy.telemetry import stats_config, stats_sinks
 
+COMMANDS = {
+    "%UPSTREAM_CLUSTER_RAW%": Fact.CLUSTER,
+    "%ROUTE_NAME%": Fact.ROUTE,
+    "%UPSTREAM_HOST%": Fact.HOST,
+    "%RESPONSE_CODE%": Fact.CODE,
+    "%RESPONSE_FLAGS%": Fact.FLAGS,
+    "%GRPC_STATUS_NUMBER%": Fact.GRPC,
+    "%DOWNSTREAM_PEER_URI_SAN%": Fact.PEER,
+}
 LOGS = {Side.CLIENT: client_access_log, Side.ATTEMPT: attempt_access_log, Side.SERVER: server_access_log}
+
+
+def _told(stat: Any) -> tuple[Fact, ...]:
+    (tag,) = stat.tags
+    assert tag.name == TAG
+    return tuple(COMMANDS[command] for command in tag.value_format.split(SEPARATOR))
 
 
 @pytest.mark.parametrize("side", Side)
 def test_each_side_has_one_counter_and_one_histogram(side: Side) -> None:
-    """The loggers carry exactly the statistics and tags that the receiver reads."""
+    """The loggers carry exactly the statistics and facts that the receiver reads, in its order."""
     counters: dict[str, tuple[str, ...]] = {}
     histograms: dict[str, tuple[str, ...]] = {}
     for log in LOGS[side]():
         config = stats_pb2.Config()
         assert log.typed_config.Unpack(config)
         for into, stats in ((counters, config.counters), (histograms, config.histograms)):
-            into |= {f"{config.stat_prefix}.{s.stat.name}": tuple(t.name for t in s.stat.tags) for s in stats}
-    assert counters == {f"{STAT_PREFIX[side]}.{REQUESTS}": TAGS[side]}
-    assert histograms == {f"{STAT_PREFIX[side]}.{LATENCY}": LATENCY_TAGS[side]}
+            into |= {f"{config.stat_prefix}.{s.stat.name}": _told(s.stat) for s in stats}
+    assert counters == {f"{STAT_PREFIX[side]}.{REQUESTS}": FACTS[side]}
+    assert histograms == {f"{STAT_PREFIX[side]}.{LATENCY}": LATENCY_FACTS[side]}
 
 
 def test_access_logs_are_byte_stable() -> None:
