@@ -49,7 +49,7 @@ class AgentSettings:
     channels: tuple[Channel, ...] = ()  # more places for pages: name, url, format (plain, slack, pagerduty), key_file
     hooks: tuple[Hook, ...] = ()  # what playbooks may run outside the mesh: name, url, kind (webhook, job) ...
 
-    tick_s: float = 0.1  # telemetry flushes every 0.2 s: half of that keeps the added delay below 0.1 s
+    tick_s: float = 0.1  # as often as telemetry comes
     confident: float = 0.8  # probability of the best cause that allows acting at once
     plausible: float = 0.3  # probability that suffices once `settle_s` has passed
     settle_s: float = 0.3  # how long an ambiguous incident may wait for more symptoms

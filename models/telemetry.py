@@ -15,7 +15,7 @@ from typing import Final
 
 from models.signals import Side
 
-FLUSH_S: Final = 0.2
+FLUSH_S: Final = 0.1
 """Seconds between two reports of a sidecar. Idle sidecars report too: the heartbeat is in each report."""
 
 EXPORT_METHOD: Final = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"

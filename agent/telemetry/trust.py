@@ -14,7 +14,7 @@ from models.signals import Report
 from models.telemetry import FLUSH_S
 
 SILENT_S: Final = 1.5
-"""Without a report for this long (seven flushes) a sidecar is blind."""
+"""Without a report for this long (fifteen flushes) a sidecar is blind."""
 STUCK_S: Final = 3.0
 """Reports whose uptime (whole seconds) or clock stands still for this long are frozen."""
 SKEW_S: Final = 2.0

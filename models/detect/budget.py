@@ -30,7 +30,7 @@ DAY_S = 86_400.0
 class FalseAlarmBudget:
     """At most `alarms` false alarms expected in `period_s` seconds over *all* series and signals of the mesh.
 
-    `ticks_per_s` is how often each stream is tested (telemetry flushes every 200 ms).
+    `ticks_per_s` is how often each stream is tested (at most once per report of telemetry).
 
     Raises:
         InvalidInput: a number is not positive and finite.
