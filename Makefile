@@ -25,7 +25,12 @@ demo: $(VENV)/.run ## break a running shop three times and watch the mesh heal i
 	@$(BIN)/fibrin demo $(ARGS)
 
 test: $(VENV)/.dev ## run every test, real Envoys included
+ifeq ($(ARGS),)
+	@$(BIN)/python -m pytest -n auto --dist worksteal --ignore tests/integration
+	@$(BIN)/python -m pytest tests/integration
+else
 	@$(BIN)/python -m pytest $(ARGS)
+endif
 
 check: $(VENV)/.dev ## lint, types, import rules, format
 	@$(BIN)/ruff check .

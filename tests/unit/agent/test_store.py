@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -42,8 +43,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     data, user, group = home / "data", None, None
     if os.geteuid() == 0:  # initdb refuses to run as root
         user, group = "nobody", "nogroup"
-        for place in (home, *list(home.parents)[:2]):
-            place.chmod(0o755)
+        for place in (home, *home.parents):  # pytest keeps its folders to itself
+            if place.is_relative_to(tempfile.gettempdir()) and place != Path(tempfile.gettempdir()):
+                place.chmod(0o755)
         shutil.chown(home, "nobody", "nogroup")
 
     def run(program: str, *arguments: str) -> None:
