@@ -43,7 +43,17 @@ from models.overlay import (
     slot,
     target,
 )
-from models.policy import Admission, Breaker, CallerRate, Fault, Limits, OutlierDetection, Route, ServicePolicy
+from models.policy import (
+    Admission,
+    Breaker,
+    CallerRate,
+    Fault,
+    Limits,
+    OutlierDetection,
+    Route,
+    ScopedFault,
+    ServicePolicy,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +140,7 @@ def _overlaid(  # noqa: C901, PLR0912 - one case per kind of change
             case LimitConnections() as change:
                 policy = replace(policy, limits=_limits(policy.limits, change))
             case InjectFault() as change:
-                fault = Fault(change.abort_percent, change.abort_status, change.delay_percent, change.delay_s)
-                policy = _each_route(policy, fault=fault)
+                policy = _faulty(policy, change)
             case SetOutlierDetection() as change:
                 outlier = OutlierDetection(
                     change.consecutive_errors, change.interval_s, change.ejection_s, change.max_ejection_percent
@@ -148,6 +157,15 @@ def _overlaid(  # noqa: C901, PLR0912 - one case per kind of change
     if zones is not None:
         policy = _zoned(policy, zones, members, floor, held_back)
     return _ejected(policy, ejections, members, floor, held_back)
+
+
+def _faulty(policy: ServicePolicy, change: InjectFault) -> ServicePolicy:
+    fault = Fault(change.abort_percent, change.abort_status, change.delay_percent, change.delay_s, change.delay_sigma)
+    if change.caller or change.version or change.instance:
+        scoped = ScopedFault(fault, change.caller, change.route, change.version, change.instance)
+        return replace(policy, faults=(*policy.faults, scoped))
+    routes = (replace(r, fault=fault) if change.route in {"", r.name} else r for r in policy.routes)
+    return replace(policy, routes=tuple(routes))
 
 
 def _rank(overlay: Overlay) -> tuple[int, tuple[str, ...]]:
@@ -242,7 +260,6 @@ def _each_route(
     *,
     weights: Mapping[str, int] | None = None,
     timeout_s: float | None = None,
-    fault: Fault | None = None,
 ) -> ServicePolicy:
     """Return the policy with the given fields set on every route."""
     routes = tuple(
@@ -250,7 +267,6 @@ def _each_route(
             route,
             weights=route.weights if weights is None else weights,
             timeout_s=route.timeout_s if timeout_s is None else timeout_s,
-            fault=fault or route.fault,
         )
         for route in policy.routes
     )

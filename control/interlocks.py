@@ -143,11 +143,29 @@ def _exists(  # noqa: C901, PLR0912 - one case per kind of change
                     _invalid(f"change.weights.{name}", f"{service} has no zone `{name}`", suggest(name, zones))
         case LimitRate(caller=caller) if caller and caller not in services:
             _invalid("change.caller", f"there is no service `{caller}`", suggest(caller, sorted(services)))
+        case InjectFault():
+            _scope(change, declared.get(service, ServicePolicy(service)), services, members)
         case RunHook(instance=name) if name and name not in {instance.id for instance in members}:
             known = sorted(instance.id for instance in members)
             _invalid("change.instance", f"{service} has no instance `{name}`", suggest(name, known))
         case _:
             pass
+
+
+def _scope(change: InjectFault, policy: ServicePolicy, services: set[str], members: list[Instance]) -> None:
+    """Refuse a fault for requests that there are none of, or that are named twice."""
+    if sum(map(bool, (change.caller, change.version, change.instance))) > 1:
+        _invalid("change", "give one of `caller`, `version` and `instance`", "two faults are two overlays")
+    if change.route and (change.version or change.instance):
+        _invalid("change.route", "only callers know routes", "leave it out, or name a caller")
+    for name, value, known in (
+        ("caller", change.caller, services),
+        ("route", change.route, {route.name for route in policy.routes}),
+        ("version", change.version, {i.version for i in members}),
+        ("instance", change.instance, {i.id for i in members}),
+    ):
+        if value and value not in known:
+            _invalid(f"change.{name}", f"there is no {name} `{value}`", suggest(value, sorted(known)))
 
 
 def _ranges(change: Change) -> Iterator[Problem]:  # noqa: C901, PLR0912 - one case per kind of change
@@ -183,11 +201,14 @@ def _ranges(change: Change) -> Iterator[Problem]:  # noqa: C901, PLR0912 - one c
                 yield from _within(name, value, 0, 2**31 - 1)
             if not (requests or pending or connections):
                 yield Problem("sets no limit", field="change", hint="give at least one limit above 0")
-        case InjectFault(abort_percent=abort, abort_status=status, delay_percent=delay, delay_s=delay_s):
+        case InjectFault(
+            abort_percent=abort, abort_status=status, delay_percent=delay, delay_s=delay_s, delay_sigma=sigma
+        ):
             yield from _within("abort_percent", abort, 0, 100)
             yield from _within("abort_status", status, 200, 599)
             yield from _within("delay_percent", delay, 0, 100)
             yield from _within("delay_s", delay_s, 0, _HOUR_S)
+            yield from _within("delay_sigma", sigma, 0, 3)
             if not abort and not (delay and delay_s):
                 yield Problem(
                     "injects nothing", field="change", hint="give abort_percent, or delay_percent and delay_s"

@@ -108,13 +108,23 @@ class LimitConnections:
 
 @dataclass(frozen=True, slots=True)
 class InjectFault:
-    """Abort `abort_percent` of requests with `abort_status` and delay `delay_percent` by `delay_s` (drills)."""
+    """Abort `abort_percent` of requests with `abort_status` and delay `delay_percent` by `delay_s` (drills).
+
+    `delay_sigma` above 0 draws delays from a lognormal distribution with median `delay_s` and this sigma. `caller` and
+    `route` ("": all) strike only that service's requests and that route, in the callers' sidecars. `version` and
+    `instance` strike in the callee's own sidecars: of that version, or that one instance.
+    """
 
     service: str
     abort_percent: float = 0.0
     abort_status: int = 503
     delay_percent: float = 0.0
     delay_s: float = 0.0
+    delay_sigma: float = 0.0
+    caller: str = ""
+    route: str = ""
+    version: str = ""
+    instance: str = ""
     kind: Literal["inject-fault"] = "inject-fault"
 
 
@@ -261,6 +271,8 @@ def slot(change: Change) -> tuple[str, ...]:
             return ("eject-instance", service, instance)
         case LimitRate(service=service, caller=caller):
             return (change.kind, service, caller)
+        case InjectFault(service=service, caller=caller, route=route, version=version, instance=instance):
+            return (change.kind, service, caller, route, version, instance)
         case RunHook(service=service, hook=hook, instance=instance):
             return (change.kind, service, hook, instance)
         case OpenBreaker(callee=callee, caller=caller):

@@ -52,12 +52,27 @@ class Retries:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Injected abort and delay (percent of requests)."""
+    """Injected abort and delay (percent of requests). `delay_sigma` > 0: lognormal around the median `delay_s`."""
 
     abort_percent: float = 0.0
     abort_status: int = 503
     delay_percent: float = 0.0
     delay_s: float = 0.0
+    delay_sigma: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ScopedFault:
+    """A fault for some requests only: those of one `caller`, or those that reach one `version` or one `instance`.
+
+    `route` narrows a caller's further. Exactly one of the three others is given.
+    """
+
+    fault: Fault
+    caller: str = ""
+    route: str = ""
+    version: str = ""
+    instance: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,4 +171,5 @@ class ServicePolicy:
     drained: frozenset[str] = frozenset()
     zones: Mapping[str, int] = field(default_factory=dict)
     admission: Admission = Admission()
+    faults: tuple[ScopedFault, ...] = ()
     load_balancer: Literal["least-request", "round-robin", "random"] = "least-request"

@@ -19,6 +19,7 @@ from control.xds.protos import (
     FilterConfig,
     GradientController,
     HeaderMatcher,
+    HTTPFault,
     HttpFilter,
     HttpStatus,
     LocalRateLimit,
@@ -38,9 +39,10 @@ from control.xds.protos import (
     seconds,
     u32,
 )
-from control.xds.routes import UNREACHED_HEADER, header_option
+from control.xds.routes import DELAY_STEPS, FAULT_FILTER, UNREACHED_HEADER, header_option, struck
 from control.xds.world import spiffe_id
-from models.policy import Admission, CallerRate, ServicePolicy
+from models.domain import Instance
+from models.policy import Admission, CallerRate, Fault, ServicePolicy
 
 RATE_FILTER: Final = "envoy.filters.http.local_ratelimit"
 CONCURRENCY_FILTER: Final = "envoy.filters.http.adaptive_concurrency"
@@ -61,6 +63,7 @@ def admission_filters() -> list[Message]:
     """Return the inbound filters that routes may enable; a disabled filter costs a request nothing."""
     limit = LocalRateLimit(stat_prefix="inbound_rate")
     return [
+        HttpFilter(name=FAULT_FILTER, typed_config=packed(HTTPFault()), disabled=True),
         HttpFilter(name=RATE_FILTER, typed_config=packed(limit), disabled=True),
         HttpFilter(name=CONCURRENCY_FILTER, typed_config=packed(_adaptive()), disabled=True),
     ]
@@ -82,14 +85,25 @@ def _adaptive() -> Message:
     )
 
 
-def inbound_routes(policy: ServicePolicy, size: int) -> Message:
-    """Build the inbound table of one service's sidecars; `size` is how many instances share a limit of the service."""
+def fault_at(policy: ServicePolicy, instance: Instance) -> Fault | None:
+    """Return the fault that strikes what reaches this instance: the one that names it, else that of its version."""
+    named = [f.fault for f in policy.faults if f.instance == instance.id]
+    return next(iter(named or [f.fault for f in policy.faults if f.version and f.version == instance.version]), None)
+
+
+def inbound_routes(policy: ServicePolicy, size: int, fault: Fault | None = None) -> Message:
+    """Build the inbound table of one service's sidecars; `size` is how many instances share a limit of the service.
+
+    `fault` strikes every request that is admitted.
+    """
     admission, service = policy.admission, policy.service
     routes = [_shed(service, admission)] if admission.shed_percent else []
     named = [rate for rate in admission.rates if rate.caller]
     general = next((rate for rate in admission.rates if not rate.caller), None)
     routes += [_forward(service, admission, rate, size, caller=rate.caller) for rate in named]
     routes.append(_forward(service, admission, general, size))
+    if fault is not None:
+        routes = [copy for route in routes for copy in struck(route, fault, DELAY_STEPS)]
     host = VirtualHost(name=service, domains=["*"], routes=routes)
     removed = [UNREACHED_HEADER]  # only this sidecar may say that the application was not reached
     return RouteConfiguration(name=inbound_table(service), virtual_hosts=[host], response_headers_to_remove=removed)

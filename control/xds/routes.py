@@ -8,7 +8,10 @@ An open breaker is a route in front of all others that matches its share of the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from statistics import NormalDist
 from typing import Final, assert_never
 
 from control.xds.clusters import version_cluster
@@ -54,12 +57,15 @@ HOST_ATTEMPTS: Final = 16
 """How often a retry looks for a host not tried before. A host that fails fast has the fewest requests and is picked
 again and again by least-request: with Envoy's usual 5, one retry in seven of a pool of two went back to it."""
 
+DELAY_STEPS: Final = 10
+"""How many delays stand for a distribution of them."""
+
 _CONNECT_FAILURE: Final = "connect-failure"
 
 
 def route_configuration(policy: ServicePolicy, caller: str = "") -> Message:
     """Build the routes to a service as the sidecars of `caller` see them ("" : those no breaker names)."""
-    routes = [message for route in policy.routes for message in _routes(policy.service, route)]
+    routes = [message for route in policy.routes for message in _routes(policy.service, _struck(policy, route, caller))]
     breaker = breaker_for(policy, caller)
     if breaker is not None and breaker.percent > 0:
         routes.insert(0, _breaker_route(policy, breaker))
@@ -116,15 +122,44 @@ def scope(host: str, service: str) -> Message:
     return ScopedRouteConfiguration(name=host, route_configuration_name=service, key=key)
 
 
+def _struck(policy: ServicePolicy, route: wanted.Route, caller: str) -> wanted.Route:
+    """Return the route with the fault that is meant for this caller, if any."""
+    meant = [f.fault for f in policy.faults if caller and f.caller == caller and f.route in {"", route.name}]
+    return replace(route, fault=meant[-1]) if meant else route
+
+
 def _routes(service: str, route: wanted.Route) -> list[Message]:
     """Alternative matches become one Envoy route each, all with the route's name."""
     action = _action(service, route)
-    extensions = {FAULT_FILTER: packed(_fault(route.fault))} if route.fault is not None else {}
     matches = [_match(match) for match in route.matches] or [RouteMatch(prefix="/")]
     return [
-        Route(name=f"{service}/{route.name}", match=match, route=action, typed_per_filter_config=extensions)
+        shared
         for match in matches
+        for shared in struck(Route(name=f"{service}/{route.name}", match=match, route=action), route.fault, DELAY_STEPS)
     ]
+
+
+def struck(route: Message, fault: wanted.Fault | None, steps: int) -> list[Message]:
+    """Return the routes that put `fault` on what `route` matches.
+
+    Envoy delays by one fixed time per route. A distribution becomes `steps` copies, each with a quantile of its own and an
+    equal share of the requests: a request draws one number, and the first route whose share lies above it is taken.
+    """
+    if fault is None:
+        return [route]
+    spread = fault.delay_percent > 0 and fault.delay_s > 0 and fault.delay_sigma > 0
+    made = []
+    for k in range(steps if spread else 1):
+        middle = NormalDist().inv_cdf((k + 0.5) / steps) if spread else 0.0
+        copy = Route()
+        copy.CopyFrom(route)
+        delayed = replace(fault, delay_s=fault.delay_s * math.exp(fault.delay_sigma * middle))
+        copy.typed_per_filter_config[FAULT_FILTER].CopyFrom(packed(_fault(delayed)))
+        if spread and k < steps - 1:
+            share = RuntimeFractionalPercent(default_value=percentage(100 * (k + 1) / steps))
+            copy.match.runtime_fraction.CopyFrom(share)
+        made.append(copy)
+    return made
 
 
 def _action(service: str, route: wanted.Route) -> Message:

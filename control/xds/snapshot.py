@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from control.xds.admission import inbound_routes, inbound_table
+from control.xds.admission import fault_at, inbound_routes, inbound_table
 from control.xds.clusters import INBOUND_APP, app_cluster, outbound_cluster, version_cluster
 from control.xds.endpoints import load_assignment
 from control.xds.listeners import (
@@ -34,10 +34,13 @@ NODES_REMEMBERED: Final = 20_000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServiceResources:
-    """What one service contributes: shared resources by type, and the routes of callers that a breaker names."""
+    """What one service contributes: shared resources by type, the routes of callers that a breaker or a fault names,
+    and the inbound table of instances that a fault names.
+    """
 
     shared: Mapping[str, Layer]
     for_caller: Mapping[str, Resource]
+    for_instance: Mapping[str, Resource] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +53,7 @@ class Shared:
     scopes: Table
     routes: Table
     for_caller: Mapping[str, Table]  # caller → its routes, its own tables among them
+    for_instance: Mapping[str, Table] = field(default_factory=dict)  # an instance under a fault → its routes
 
 
 @dataclass(slots=True, eq=False)
@@ -89,7 +93,7 @@ class Compiler:
                 EDS: shared.endpoints,
                 LDS: own.listeners,
                 SRDS: shared.scopes,
-                RDS: self._routes(node.service, shared),
+                RDS: shared.for_instance.get(node.id) or self._routes(node.service, shared),
             }
         )
 
@@ -114,6 +118,7 @@ class Compiler:
         names = sorted({*world.policies, *members})
         fresh: dict[str, dict[str, Resource]] = {kind: {} for kind in SHARED_TYPES}
         callers: dict[str, dict[str, Resource]] = {}
+        struck: dict[str, tuple[str, Resource]] = {}
         remembered: dict[str, tuple[ServicePolicy, tuple[Instance, ...], ServiceResources]] = {}
         policies = []
         for name in names:
@@ -129,12 +134,13 @@ class Compiler:
                 fresh[kind].update(layer)
             for caller, table in known[2].for_caller.items():
                 callers.setdefault(caller, {})[name] = table
+            struck |= {instance: (name, table) for instance, table in known[2].for_instance.items()}
         before = self._shared
         fresh[SRDS] = self._scope_layer(policies)
         layers = {kind: _same(before.layers[kind] if before else None, fresh[kind]) for kind in SHARED_TYPES}
         self._services = remembered
         self._world = world
-        self._shared = _shared(layers, frozenset(names), callers, before)
+        self._shared = _shared(layers, frozenset(names), callers, struck, before)
         return self._shared
 
     def _scope_layer(self, policies: Sequence[ServicePolicy]) -> dict[str, Resource]:
@@ -175,10 +181,15 @@ def service_resources(policy: ServicePolicy, instances: tuple[Instance, ...], op
     general = resource(service, route_configuration(policy))
     own = inbound_table(service)
     inbound = resource(own, inbound_routes(policy, _sharing(policy, instances)))
-    callers = sorted({breaker.caller for breaker in policy.breakers if breaker.caller})
+    named = (*(b.caller for b in policy.breakers), *(f.caller for f in policy.faults))
+    struck = {i.id: fault for i in instances if policy.faults and (fault := fault_at(policy, i)) is not None}
     return ServiceResources(
         shared={CDS: clusters, EDS: endpoints, RDS: {service: general, own: inbound}},
-        for_caller={caller: resource(service, route_configuration(policy, caller)) for caller in callers},
+        for_caller={c: resource(service, route_configuration(policy, c)) for c in sorted({*named} - {""})},
+        for_instance={
+            name: resource(own, inbound_routes(policy, _sharing(policy, instances), fault))
+            for name, fault in struck.items()
+        },
     )
 
 
@@ -212,6 +223,7 @@ def _kept(before: ServiceResources, after: ServiceResources) -> ServiceResources
     return ServiceResources(
         shared={kind: _kept_layer(before.shared[kind], layer) for kind, layer in after.shared.items()},
         for_caller=_kept_layer(before.for_caller, after.for_caller),
+        for_instance=_kept_layer(before.for_instance, after.for_instance),
     )
 
 
@@ -223,9 +235,16 @@ def _kept_layer(before: Layer, after: Layer) -> Layer:
 
 
 def _shared(
-    layers: Mapping[str, Layer], services: frozenset[str], callers: Mapping[str, Layer], before: Shared | None
+    layers: Mapping[str, Layer],
+    services: frozenset[str],
+    callers: Mapping[str, Layer],
+    struck: Mapping[str, tuple[str, Resource]],
+    before: Shared | None,
 ) -> Shared:
-    """Put the tables together; one whose layers are those of the world before stays the same object."""
+    """Put the tables together; one whose layers are those of the world before stays the same object.
+
+    `struck`: instance under a fault → its service and its inbound table.
+    """
 
     def table(old: Table | None, kind: str, own: Layer = EMPTY) -> Table:
         own = _same(old.own if old else None, own)
@@ -238,6 +257,14 @@ def _shared(
         scopes=table(before.scopes if before else None, SRDS),
         routes=table(before.routes if before else None, RDS),
         for_caller={c: table(before.for_caller.get(c) if before else None, RDS, own) for c, own in callers.items()},
+        for_instance={
+            instance: table(
+                before.for_instance.get(instance) if before else None,
+                RDS,
+                {**callers.get(service, EMPTY), inbound.name: inbound},
+            )
+            for instance, (service, inbound) in struck.items()
+        },
     )
 
 

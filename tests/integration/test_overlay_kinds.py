@@ -208,3 +208,28 @@ async def test_a_half_open_breaker_lets_its_probes_through(mesh: Mesh) -> None:
     assert 25 < passed < 110
     await lay(mesh)
     assert sum(hits(await mesh.many(60, "shop-1", URL)).values()) == 60
+
+
+async def test_an_injected_fault_strikes_the_instance_or_the_caller_it_names(mesh: Mesh) -> None:
+    """One instance's fault fails its share of the requests and nobody else's; one caller's fails that caller alone."""
+    await lay(mesh, InjectFault("catalog", 100, 418, instance="catalog-2"))
+    found = await mesh.many(300, "shop-1", URL)
+    assert set(hits(found)) == {"catalog-1", "catalog-3"}
+    assert {status for status, _ in found} == {200, 418}
+    await lay(mesh, InjectFault("catalog", 100, 418, caller="shop"))
+    assert {status for status, _ in await mesh.many(60, "shop-1", URL)} == {418}
+    assert {status for status, _ in await mesh.many(60, "cart-1", URL)} == {200}
+    await lay(mesh)
+    assert {status for status, _ in await mesh.many(60, "shop-1", URL)} == {200}
+
+
+async def test_a_spread_delay_is_drawn_per_request(mesh: Mesh) -> None:
+    """Delays follow their distribution: half of the requests lie on either side of the median, and not all are alike."""
+    await lay(mesh, InjectFault("catalog", delay_percent=100, delay_s=0.1, delay_sigma=0.6))
+    took = []
+    for _ in range(40):
+        begun = time.monotonic()
+        assert (await mesh.get("shop-1", URL))[0] == 200
+        took.append(time.monotonic() - begun)
+    assert 5 < sum(each < 0.1 for each in took) < 35
+    assert max(took) > 2 * min(took)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import statistics
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control.effective import effective
-from control.xds.protos import Locality
+from control.xds.protos import HTTPFault, Locality, Message, RouteConfiguration
 from control.xds.protos import Node as NodeMessage
 from control.xds.resources import CDS, EDS, LDS, RDS, SHORT, SRDS, Resource, Snapshot, Table, difference
-from control.xds.routes import hosts_of, route_configuration, scopes
+from control.xds.routes import FAULT_FILTER, hosts_of, route_configuration, scopes
 from control.xds.snapshot import Compiler, build
 from control.xds.world import AccessLogs, MeshOptions, Node, World, spiffe_id
 from models.domain import Health, Instance
@@ -52,6 +53,7 @@ from models.policy import (
     RequestMatch,
     Retries,
     Route,
+    ScopedFault,
     ServicePolicy,
     StringMatch,
 )
@@ -356,3 +358,55 @@ def test_removing_every_overlay_restores_every_byte(changes: list[Change], rng: 
         policies = effective(declared, laid, option.instances, floor=0.1).policies
         after = versions(compiler.build(World(policies, option.instances), SHOP))
     assert after == before
+
+
+def _faults(table: Message) -> list[tuple[float, float]]:
+    """Return abort percentage and delay of each route of a table, in order."""
+    found = []
+    for route in table.virtual_hosts[0].routes:
+        fault = HTTPFault()
+        if FAULT_FILTER in route.typed_per_filter_config:
+            route.typed_per_filter_config[FAULT_FILTER].Unpack(fault)
+        abort, delay = fault.abort.percentage, fault.delay.fixed_delay
+        found.append((abort.numerator / 1e4, delay.seconds + delay.nanos / 1e9))
+    return found
+
+
+def test_a_scoped_fault_reaches_its_scope_only(options: MeshOptions) -> None:
+    """A caller's fault stands in that caller's routes, an instance's and a version's in the sidecars they name."""
+    broken = Fault(abort_percent=25)
+    faults = (
+        ScopedFault(broken, caller="shop"),
+        ScopedFault(Fault(abort_percent=50), instance="catalog-1"),
+        ScopedFault(Fault(abort_percent=75), version="v2"),
+    )
+    there = world(ServicePolicy("catalog", faults=faults))
+    compiler = Compiler(options)
+
+    def tables(node: Node) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+        tables = compiler.build(there, node).tables[RDS]
+        found = []
+        for name in ("catalog", f"inbound|{node.service}"):
+            tables[name].message().Unpack(table := RouteConfiguration())
+            found.append(_faults(table))
+        return found[0], found[1]
+
+    assert tables(SHOP) == ([(25, 0)], [(0, 0)])
+    for name, percent in (("catalog-1", 50), ("catalog-2", 75), ("catalog-3", 0)):
+        node = Node(name, "catalog", "", "", "127.1.0.9")
+        assert tables(node) == ([(0, 0)], [(percent, 0)]), name
+        assert versions(compiler.build(there, node)) == versions(build(there, node, options))
+
+
+def test_a_spread_delay_is_ten_delays_with_equal_shares() -> None:
+    """A lognormal delay becomes ten routes: rising delays around the median, rising thresholds, the last for the rest."""
+    fault = Fault(delay_percent=100, delay_s=0.1, delay_sigma=0.5)
+    table = route_configuration(ServicePolicy("catalog", routes=(Route(fault=fault),)))
+    delays = [delay for _, delay in _faults(table)]
+    assert delays == sorted(delays)
+    assert len(delays) == 10
+    assert delays[4] < 0.1 < delays[5]
+    assert statistics.median(delays) == pytest.approx(0.1, rel=0.01)
+    routes = table.virtual_hosts[0].routes
+    fractions = [r.match.runtime_fraction for r in routes if r.match.HasField("runtime_fraction")]
+    assert [fraction.default_value.numerator for fraction in fractions] == [100_000 * k for k in range(1, 10)]
