@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lock bench bench-models clean
+.PHONY: help demo drill drill-all test check format lock bench bench-models clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,14 @@ $(VENV)/.dev: $(VENV)/.run requirements-dev.lock
 
 demo: $(VENV)/.run ## break a running shop three times and watch the mesh heal it (ARGS="--headless", "--hold", "-o json")
 	@$(BIN)/fibrin demo $(ARGS)
+
+DRILLS := build/drills
+
+drill: $(VENV)/.run ## break real meshes in the short set of drills, a few minutes (report in build/drills)
+	@$(BIN)/fibrin drill run --short --no-certify --report $(DRILLS) $(ARGS)
+
+drill-all: $(VENV)/.run ## every drill there is, about a quarter of an hour (report in build/drills)
+	@$(BIN)/fibrin drill run --all --no-certify --report $(DRILLS) $(ARGS)
 
 test: $(VENV)/.dev ## run every test, real Envoys included
 ifeq ($(ARGS),)

@@ -8,34 +8,27 @@ is not there by then is named, with the last lines of its log.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import json
 import random
 import shutil
 import tempfile
-import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import aiohttp
 
 from control.client import ControlClient
 from models.domain import Health
-from models.errors import Broken, FibrinError
+from models.errors import FibrinError
 from simulations.addresses import free_port, free_subnet
+from simulations.bracket import Bracket, hang_up
 from simulations.journal import Tail
-from simulations.processes import Processes
 from simulations.shop.fault import Fault, set_fault
 from simulations.shop.spec import APP_PORT, ENTRY, OUTBOUND_PORT, PLACEMENTS, USERS, Placement, placement
 from simulations.sidecars import Fleet, Sidecar
 
-START_DEADLINE_S = 60.0
-"""Longest wait for any one part of the start, on a slow and busy machine."""
-
-_POLL_S = 0.05
 _DRAIN_S = 1.0
 
 
@@ -43,7 +36,9 @@ _DRAIN_S = 1.0
 class Options:
     """One running mesh. `rate` is users' requests per second; `state_dir` None makes a temporary one.
 
-    `certified_only` False lets playbooks act alone that no drill vouches for yet.
+    `certified_only` False lets playbooks act alone that no drill vouches for yet. `settings` is the content of the settings file
+    (section → name → value). `app_ports`: instances whose application listens elsewhere, because something stands
+    between it and its sidecar. `otlp_socket` is where sidecars report to, None the agent's own.
     """
 
     seed: int = 1
@@ -52,41 +47,28 @@ class Options:
     with_agent: bool = True
     state_dir: Path | None = None
     certified_only: bool = True
+    settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    app_ports: Mapping[str, int] = field(default_factory=dict)
+    otlp_socket: Path | None = None
 
 
-class Cluster:
+class Cluster(Bracket):
     """Starts, breaks, repairs and stops the processes of one mesh. `tell` hears what is being done, in a few words."""
 
     def __init__(self, options: Options, tell: Callable[[str], None] = lambda _: None) -> None:
         self.options = options
         self._tell = tell
         self._temporary = options.state_dir is None
-        self.state_dir = options.state_dir or Path(tempfile.mkdtemp(prefix="fibrin-"))
-        self._logs = self.state_dir / "logs"
-        self.processes = Processes(self._logs)
+        super().__init__(options.state_dir or Path(tempfile.mkdtemp(prefix="fibrin-")))
         self.addresses = free_subnet([USERS.id, *(p.id for p in PLACEMENTS)], random.Random())
         self.control_url = f"http://127.0.0.1:{free_port()}"
         self.agent_url = f"http://127.0.0.1:{free_port()}"
+        self._config = self.state_dir / "settings.yaml"
         self._users: asyncio.Server | None = None
         self._session: aiohttp.ClientSession | None = None
         self._runs = 0
 
     # --- life -------------------------------------------------------------------------------------------------
-
-    async def __aenter__(self) -> Self:
-        """Start everything except the users. Raises Broken naming what did not come up."""
-        try:
-            await self._start()
-        except BaseException:
-            await self._stop()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop everything, in order. The state directory stays until `forget`."""
-        await asyncio.shield(self._stop())
 
     def forget(self) -> None:
         """Remove a temporary state directory; one that was given is left alone."""
@@ -94,15 +76,18 @@ class Cluster:
             shutil.rmtree(self.state_dir, ignore_errors=True)
 
     async def _start(self) -> None:
-        await asyncio.to_thread(self._logs.mkdir, mode=0o700, parents=True, exist_ok=True)
+        await asyncio.to_thread(self.logs.mkdir, mode=0o700, parents=True, exist_ok=True)
+        await asyncio.to_thread(
+            self._config.write_text, json.dumps(self.options.settings), encoding="utf-8"
+        )  # JSON is YAML
         timeout = aiohttp.ClientTimeout(total=5.0)
         self._session = aiohttp.ClientSession(timeout=timeout)
-        self._users = await asyncio.start_server(_hang_up, self.addresses[USERS.id], APP_PORT)
+        self._users = await asyncio.start_server(hang_up, self.addresses[USERS.id], APP_PORT)
         self._tell("starting the control plane and the shop")
         await self._fibrin("control", self.control_url)
         for instance in PLACEMENTS:
             await self._spawn_application(instance)
-        await self._until("the control plane", self._control_ready, "control")
+        await self.wait_for("the control plane", self._control_ready, "control")
         await self._apply_declared()
         self._tell(f"starting the agent and {len(PLACEMENTS) + 1} sidecars")
         if self.options.with_agent:
@@ -110,8 +95,8 @@ class Cluster:
         await self._spawn_sidecars()
         await self.until_healthy()
         if self.options.with_agent:
-            await self._until("the agent", lambda: self._answers(f"{self.agent_url}/readyz"), "agent")
-        await self._until("a user's request to go through", self._user_served)
+            await self.wait_for("the agent", lambda: self._answers(f"{self.agent_url}/readyz"), "agent")
+        await self.wait_for("a user's request to go through", self._user_served)
 
     async def _stop(self) -> None:
         self._tell("stopping")
@@ -130,7 +115,8 @@ class Cluster:
 
     async def _fibrin(self, name: str, url: str, *flags: str) -> None:
         port = url.rpartition(":")[2]
-        await self.processes.start(name, "fibrin", ["--state-dir", str(self.state_dir), name, "--port", port, *flags])
+        base = ["--state-dir", str(self.state_dir), "--config", str(self._config)]
+        await self.processes.start(name, "fibrin", [*base, name, "--port", port, *flags])
 
     async def _spawn_application(self, instance: Placement) -> None:
         arguments = {
@@ -138,7 +124,7 @@ class Cluster:
             "version": instance.version,
             "instance": instance.id,
             "address": self.addresses[instance.id],
-            "port": str(APP_PORT),
+            "port": str(self.options.app_ports.get(instance.id, APP_PORT)),
             "fault-control": str(self._fault_socket(instance.id)),
             "seed": str(self.options.seed),
         }
@@ -150,6 +136,7 @@ class Cluster:
             state_dir=str(self.state_dir),
             api_url=self.control_url,
             drain_deadline_s=_DRAIN_S,
+            otlp_socket=str(self.options.otlp_socket or self.state_dir / "otlp.sock"),
             sidecars=tuple(
                 Sidecar(
                     id=p.id,
@@ -172,11 +159,11 @@ class Cluster:
         flags += [] if self.options.certified_only else ["--uncertified"]
         await self._fibrin("agent", self.agent_url, "--control-url", self.control_url, *flags)
         if wait:
-            await self._until("the agent", lambda: self._answers(f"{self.agent_url}/readyz"), "agent")
+            await self.wait_for("the agent", lambda: self._answers(f"{self.agent_url}/readyz"), "agent")
 
     async def until_healthy(self) -> None:
         """Wait until the control plane knows every instance as healthy. Raises Broken when that takes too long."""
-        await self._until("every instance to be healthy", self._all_healthy, "sidecars")
+        await self.wait_for("every instance to be healthy", self._all_healthy, "sidecars")
 
     async def restart_agent(self, *, observe_only: bool) -> None:
         """Stop the agent in order and start another one."""
@@ -187,16 +174,19 @@ class Cluster:
         """Let users come, from second `start` of the schedule on; return the tail of their journal."""
         self._runs += 1
         journal = self.state_dir / f"journal-{self._runs}.jsonl"
+        await self.start_load("load", self.options.rate, journal, "--from", str(start))
+        tail = Tail(journal)
+        await self.wait_for("the first user", lambda: _began(tail), "load")
+        return tail
+
+    async def start_load(self, name: str, rate: float, journal: Path, *flags: str) -> None:
+        """Start a load generator of this name; returns before it sends. `flags` go to `simulations.load`."""
         proxy = f"http://{self.addresses[USERS.id]}:{OUTBOUND_PORT}"
         arguments = [
             *("--target", f"http://{ENTRY}", "--proxy", proxy),
-            *("--rate", str(self.options.rate), "--seed", str(self.options.seed)),
-            *("--from", str(start), "--journal", str(journal)),
+            *("--rate", str(rate), "--seed", str(self.options.seed), "--journal", str(journal)),
         ]
-        await self.processes.start("load", "simulations.load", arguments)
-        tail = Tail(journal)
-        await self._until("the first user", lambda: _began(tail), "load")
-        return tail
+        await self.processes.start(name, "simulations.load", [*arguments, *flags])
 
     async def stop_users(self) -> None:
         """Let the users in the shop finish and no more come."""
@@ -219,30 +209,23 @@ class Cluster:
         """Kill an instance's application process with SIGKILL; its sidecar stays."""
         await self.processes.kill(instance)
 
+    async def kill_control(self) -> None:
+        """Kill the control plane with SIGKILL; traffic flows on."""
+        await self.processes.kill("control")
+
+    async def start_control(self) -> None:
+        """Start the control plane again and wait until it serves."""
+        await self._fibrin("control", self.control_url)
+        await self.wait_for("the control plane", self._control_ready, "control")
+
     async def start_application(self, instance: str) -> None:
         """Start an instance's application process again and wait until it answers."""
         await asyncio.to_thread(self._fault_socket(instance).unlink, missing_ok=True)
         await self._spawn_application(placement(instance))
-        url = f"http://{self.addresses[instance]}:{APP_PORT}/healthz"
-        await self._until(instance, lambda: self._answers(url), instance)
+        url = f"http://{self.addresses[instance]}:{self.options.app_ports.get(instance, APP_PORT)}/healthz"
+        await self.wait_for(instance, lambda: self._answers(url), instance)
 
     # --- waiting ----------------------------------------------------------------------------------------------
-
-    async def _until(self, what: str, ready: Callable[[], Awaitable[str]], *names: str) -> None:
-        """Wait until `ready` returns "" (nothing missing). Raises Broken when a process ends or the deadline passes."""
-        deadline = time.monotonic() + START_DEADLINE_S
-        missing = "nothing yet"
-        while time.monotonic() < deadline:
-            self.processes.require_running()
-            missing = await ready()
-            if not missing:
-                return
-            await asyncio.sleep(_POLL_S)
-        words = "".join(f"\n{name} said last:\n{self.processes.last_words(name)}" for name in names)
-        raise Broken(
-            f"waited {START_DEADLINE_S:g} s for {what}: {missing}{words}",
-            hint=f"the logs are in {self._logs}; is this machine overloaded?",
-        )
 
     async def _answers(self, url: str) -> str:
         assert self._session is not None, "the cluster is running"
@@ -293,10 +276,3 @@ class Cluster:
 async def _began(tail: Tail) -> str:
     await asyncio.to_thread(tail.read)
     return "" if tail.began is not None else "the journal is empty"
-
-
-async def _hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """The users' side is well as long as it takes a connection; it serves nothing."""
-    writer.close()
-    with contextlib.suppress(ConnectionError):
-        await writer.wait_closed()

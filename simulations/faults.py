@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, assert_never
 
 from models.incident import Cause, CauseKind
-from models.overlay import Change, EjectInstance, ShiftTraffic, target
+from models.overlay import Change, DrainInstance, EjectInstance, ShiftTraffic, ShiftZones, target
 from simulations.shop import fault as injected
 from simulations.shop.spec import PLACEMENTS, placement
 
@@ -42,6 +42,17 @@ class DependencyDown:
 
 
 Fault = VersionErrors | SlowInstance | DependencyDown
+
+
+@dataclass(frozen=True, slots=True)
+class Guilt:
+    """Who is at fault: these `instances` of a service. `whole`: all it has; `version`, `zone`: what they have in common."""
+
+    service: str
+    instances: frozenset[str]
+    whole: bool = False
+    version: str = ""
+    zone: str = ""
 
 
 class Shop(Protocol):
@@ -115,23 +126,37 @@ def explains(fault: Fault, cause: Cause) -> bool:
     assert_never(fault)
 
 
-def hits_innocent(fault: Fault, change: Change) -> bool:
-    """Tell whether an overlay touches what is not at fault.
+def guilt(fault: Fault) -> Guilt:
+    """Return who is at fault."""
+    version = fault.version if isinstance(fault, VersionErrors) else ""
+    whole = isinstance(fault, DependencyDown)
+    return Guilt(service(fault), frozenset(instances(fault)), whole=whole, version=version)
 
-    An overlay on another service does. On the service at fault, ejecting an instance that is well does, and so does
-    moving traffic *to* the version at fault; for a whole service that is down nothing on it is innocent.
+
+def hits_innocent(fault: Fault, change: Change) -> bool:
+    """Tell whether an overlay touches what is not at fault."""
+    return not spares(guilt(fault), change)
+
+
+def spares(at_fault: Guilt, change: Change) -> bool:
+    """Tell whether a change touches only what is at fault.
+
+    On another service it does not. On the service at fault, ejecting an instance that is well does not, nor does moving
+    traffic *to* the version or zone at fault; in a service that is at fault as a whole nothing is innocent.
     """
-    if target(change) != service(fault):
-        return True
-    match fault, change:
-        case (DependencyDown(), _):
-            return False
-        case (_, EjectInstance(instance=instance)):
-            return instance not in instances(fault)
-        case (VersionErrors(version=version), ShiftTraffic(weights=weights)):
-            return weights.get(version, 0) >= max(weights.values())
+    if target(change) != at_fault.service:
+        return False
+    match change:
+        case _ if at_fault.whole:
+            return True
+        case EjectInstance(instance=instance) | DrainInstance(instance=instance):
+            return instance in at_fault.instances
+        case ShiftTraffic(weights=weights) if at_fault.version:
+            return weights.get(at_fault.version, 0) < max(weights.values())
+        case ShiftZones(weights=weights) if at_fault.zone:
+            return weights.get(at_fault.zone, 0) < max(weights.values())
         case _:
-            return False
+            return True
 
 
 async def _inject(shop: Shop, names: Iterable[str], fault: injected.Fault) -> None:

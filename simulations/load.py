@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import heapq
+import itertools
 import random
 import signal
 import sys
@@ -99,9 +100,30 @@ def schedule(seed: int, rate: float, start: float = 0.0) -> Iterator[Due]:
             at += rng.expovariate(1 / THINK_S)
 
 
+def hot(seed: int, rate: float, product: int) -> Iterator[Due]:
+    """Yield requests for one product without end: a Poisson process of `rate` per second."""
+    rng = random.Random(seed)
+    at, number = 0.0, 0
+    while True:
+        at += rng.expovariate(rate)
+        number += 1
+        yield Due(at, number, 0, "product", "GET", f"/product/{product}")
+
+
+def herd(size: int, every_s: float) -> Iterator[Due]:
+    """Yield `size` requests for the home page at once, every `every_s` seconds, without end."""
+    for number in itertools.count():
+        for member in range(size):
+            yield Due(number * every_s, number, member, "home", "GET", "/")
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One run of the generator: `rate` requests per second through `proxy` ("" sends straight to `target`)."""
+    """One run of the generator: `rate` requests per second through `proxy` ("" sends straight to `target`).
+
+    `product` > 0: everybody wants this one; `herd` > 0: so many come at once, every `every_s` seconds. A request that
+    fails is sent again at once, up to `retries` times.
+    """
 
     target: str
     proxy: str
@@ -110,6 +132,18 @@ class Config:
     start: float
     objective_s: float
     journal: Path
+    product: int = 0
+    retries: int = 0
+    herd: int = 0
+    every_s: float = 2.0
+
+    def due(self) -> Iterator[Due]:
+        """Return what to send, in order of time."""
+        if self.herd:
+            return herd(self.herd, self.every_s)
+        if self.product:
+            return hot(self.seed, self.rate, self.product)
+        return schedule(self.seed, self.rate, self.start)
 
 
 class Generator:
@@ -127,7 +161,7 @@ class Generator:
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
             began_wall, began = time.time(), time.monotonic()
             self._journal.began(began_wall, self._config.start)
-            for due in schedule(self._config.seed, self._config.rate, self._config.start):
+            for due in self._config.due():
                 if await _stopped(stop, began + due.at - self._config.start - time.monotonic()):
                     break
                 sent = began_wall + due.at - self._config.start
@@ -141,20 +175,27 @@ class Generator:
                 await asyncio.wait(self._flying, timeout=GIVE_UP_S)
 
     async def _send(self, session: aiohttp.ClientSession, due: Due, sent: float) -> None:
+        for again in range(self._config.retries + 1):
+            status, blame, note = await self._once(session, due)
+            failed = status == 0 or status >= trouble.SERVER_ERROR
+            latency = time.time() - sent
+            missed = failed or latency > self._config.objective_s
+            note = note or (f"retry {again}" if again else "")
+            self._journal.add(Record(due.at, sent, due.name, status, latency, missed, tuple(sorted(blame)), note))
+            if not failed:
+                return
+            sent = time.time()
+
+    async def _once(self, session: aiohttp.ClientSession, due: Due) -> tuple[int, frozenset[str], str]:
         headers = {"x-user": f"user-{due.session}"}
-        blame: frozenset[str]
         try:
             async with session.request(
                 due.method, self._config.target + due.path, proxy=self._config.proxy or None, headers=headers
             ) as response:
                 await response.read()
-                status, blame, note = response.status, trouble.of_answer(ENTRY, response.status, response.headers), ""
+                return response.status, trouble.of_answer(ENTRY, response.status, response.headers), ""
         except (aiohttp.ClientError, TimeoutError) as error:
-            status, blame, note = 0, frozenset({ENTRY}), type(error).__name__
-        latency = time.time() - sent
-        failed = status == 0 or status >= trouble.SERVER_ERROR
-        missed = failed or latency > self._config.objective_s
-        self._journal.add(Record(due.at, sent, due.name, status, latency, missed, tuple(sorted(blame)), note))
+            return 0, frozenset({ENTRY}), type(error).__name__
 
 
 async def _stopped(stop: asyncio.Event, wait_s: float) -> bool:
@@ -194,6 +235,10 @@ def main() -> None:
     parser.add_argument("--from", dest="start", type=float, default=0.0, help="begin at this second of the schedule")
     parser.add_argument("--objective", type=float, default=OBJECTIVE_S, help="seconds within which a request is good")
     parser.add_argument("--journal", type=Path, required=True, help="file for one JSON line per request")
+    parser.add_argument("--product", type=int, default=0, help="everybody wants this product")
+    parser.add_argument("--retries", type=int, default=0, help="how often a failed request is sent again at once")
+    parser.add_argument("--herd", type=int, default=0, help="this many users at once, every --every seconds")
+    parser.add_argument("--every", type=float, default=2.0)
     options = parser.parse_args()
     config = Config(
         target=options.target,
@@ -203,6 +248,10 @@ def main() -> None:
         start=options.start,
         objective_s=options.objective,
         journal=options.journal,
+        product=options.product,
+        retries=options.retries,
+        herd=options.herd,
+        every_s=options.every,
     )
     try:
         asyncio.run(_main(config))

@@ -66,6 +66,10 @@ class Processes:
         """Return the process ids of everything that runs, by name."""
         return {c.name: c.process.pid for c in self._children.values() if c.process.returncode is None}
 
+    def may_end(self, names: Iterable[str]) -> None:
+        """Take it as no surprise when these end by themselves; a new start makes it one again."""
+        self._expected_gone.update(names)
+
     def require_running(self, names: Iterable[str] | None = None) -> None:
         """Raise Broken when a process (of `names`, or any) ended that nobody stopped, with its last words."""
         for name in self._children if names is None else names:

@@ -42,12 +42,13 @@ class Sidecar:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """What to run: the state directory and control API they share, and the sidecars."""
+    """What to run: the state directory and control API they share, and the sidecars. `otlp_socket` "": the agent's own."""
 
     state_dir: str
     api_url: str
     drain_deadline_s: float
     sidecars: tuple[Sidecar, ...]
+    otlp_socket: str = ""
 
     def encode(self) -> str:
         """Render as JSON."""
@@ -67,7 +68,7 @@ def spec(fleet: Fleet, sidecar: Sidecar, token: str) -> SidecarSpec:
         zone=sidecar.zone,
         address=sidecar.address,
         xds_socket=state / "xds.sock",
-        otlp_socket=state / "otlp.sock",
+        otlp_socket=Path(fleet.otlp_socket) if fleet.otlp_socket else state / "otlp.sock",
         state_dir=state / "proxies" / sidecar.id,
         token=token,
         probe_path=sidecar.probe_path,

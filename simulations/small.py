@@ -11,19 +11,16 @@ import asyncio
 import contextlib
 import json
 import random
-import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import aiohttp
 
 from control.client import ControlClient
 from models.domain import Health
-from models.errors import Broken, FibrinError
+from models.errors import Broken
 from simulations.addresses import free_port, free_subnet
-from simulations.processes import Processes
+from simulations.bracket import Bracket, hang_up
 from simulations.shop.fault import Fault, set_fault
 from simulations.shop.spec import APP_PORT, OUTBOUND_PORT
 from simulations.steady import Steady
@@ -31,7 +28,6 @@ from simulations.steady import Steady
 CALLER = "shop-v1-1"
 CATALOG = ("catalog-v1-1", "catalog-v1-2", "catalog-v2-1")
 METRICS_PORT = 15020
-DEADLINE_S = 60.0
 RULES = """
 apiVersion: networking.istio.io/v1
 kind: VirtualService
@@ -49,18 +45,15 @@ metadata: {name: catalog}
 spec: {host: catalog, subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]}
 """
 
-_POLL_S = 0.02
 
-
-class SmallMesh:
+class SmallMesh(Bracket):
     """Starts, kills and starts again the processes of one small mesh on `state_dir`.
 
     `settings` is the content of the settings file: section → name → value, as in docs/settings.md.
     """
 
     def __init__(self, state_dir: Path, settings: Mapping[str, Mapping[str, object]] | None = None) -> None:
-        self.state_dir = state_dir
-        self.processes = Processes(state_dir / "logs")
+        super().__init__(state_dir)
         self.addresses = free_subnet((CALLER, *CATALOG), random.Random())
         self.control_url = f"http://127.0.0.1:{free_port()}"
         self.agent_url = f"http://127.0.0.1:{free_port()}"
@@ -70,27 +63,12 @@ class SmallMesh:
 
     # --- life ---------------------------------------------------------------------------------------------------
 
-    async def __aenter__(self) -> Self:
-        """Start everything and wait until every instance is healthy. Raises Broken naming what did not come up."""
-        try:
-            await self._start()
-        except BaseException:
-            await self._stop()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop everything, in order."""
-        await asyncio.shield(self._stop())
-
     async def _start(self) -> None:
-        (self.state_dir / "logs").mkdir(mode=0o700, parents=True)
+        self.logs.mkdir(mode=0o700, parents=True)
         for name, url in (("control", self.control_url), ("agent", self.agent_url)):
             self._settings.setdefault(name, {})["port"] = int(url.rpartition(":")[2])
         self.config.write_text(json.dumps(self._settings), encoding="utf-8")  # JSON is YAML
-        self._users = await asyncio.start_server(_hang_up, self.addresses[CALLER], APP_PORT)
+        self._users = await asyncio.start_server(hang_up, self.addresses[CALLER], APP_PORT)
         await self.start("control")
         for instance in CATALOG:
             await self.start_application(instance)
@@ -180,20 +158,6 @@ class SmallMesh:
 
     # --- waiting ------------------------------------------------------------------------------------------------
 
-    async def until(self, condition: Callable[[], Awaitable[bool]], what: str, deadline_s: float = DEADLINE_S) -> None:
-        """Poll until `condition` holds; errors of ours count as not yet. Raises Broken at the deadline."""
-        deadline = time.monotonic() + deadline_s
-        why = ""
-        while time.monotonic() < deadline:
-            self.processes.require_running()
-            try:
-                if await condition():
-                    return
-            except (FibrinError, aiohttp.ClientError, OSError) as error:
-                why = str(error)
-            await asyncio.sleep(_POLL_S)
-        raise Broken(f"not within {deadline_s:g} s: {what} {why}".strip(), hint=f"logs: {self.state_dir}/logs")
-
     async def until_healthy(self, *names: str) -> None:
         """Wait until the control plane knows all instances (or `names`) as healthy."""
         wanted = names or (CALLER, *CATALOG)
@@ -221,10 +185,3 @@ class SmallMesh:
 
     def _fault_socket(self, instance: str) -> Path:
         return self.state_dir / f"{instance}.fault"
-
-
-async def _hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """The caller's application: it takes a connection, which is all its probe asks for."""
-    writer.close()
-    with contextlib.suppress(ConnectionError):
-        await writer.wait_closed()

@@ -11,6 +11,9 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
+
+from pydantic import TypeAdapter
 
 from models.signals import Outcomes, Saturation, Series, Side, percentile
 from models.telemetry import BREAKER_FLAG
@@ -81,6 +84,10 @@ class SignalsView:
     edges: tuple[EdgeSignals, ...]
     versions: tuple[VersionSignals, ...]
     instances: tuple[InstanceSignals, ...]
+
+
+SIGNALS: Final[TypeAdapter[SignalsView]] = TypeAdapter(SignalsView)
+"""The view as JSON and back."""
 
 
 def view(

@@ -35,6 +35,7 @@ VERBS: Final = {
     "check": ("check",),
     "playbook": ("playbook",),
     "demo": ("demo",),
+    "drill": ("drill",),
     "simulate": ("simulate",),
 }
 """Module of this package → the verbs in its `COMMANDS`, in the order in which help lists them."""

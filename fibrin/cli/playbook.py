@@ -81,7 +81,7 @@ def playbook() -> None:
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True), metavar="FILE...")
 def lint_(files: tuple[Path, ...]) -> None:
     """Say what is wrong, where, and what to write instead. Exit code 3 when there are findings."""
-    texts = _texts(files)
+    texts = read_texts(files)
     findings = lint(texts)
     for finding in findings:
         click.echo(str(finding))
@@ -103,7 +103,7 @@ def test_(files: tuple[Path, ...], *, with_library: bool, verbose: bool) -> None
 
     FILES hold playbooks, incidents, or both. Exit code 1 when an answer is not the expected one.
     """
-    texts = _texts(files)
+    texts = read_texts(files)
     cases = load_cases(texts)
     if not cases:
         raise InvalidInput("no written incident among the files", hint="see docs/playbooks.md for one to copy")
@@ -149,7 +149,7 @@ def backtest_(target: Target, files: tuple[Path, ...], limit: int, output: str, 
     log = target.state_dir / "audit.log"
     if not log.exists():
         raise NotFound(f"there is no audit log at {log}", hint="has an agent run on this state directory?")
-    books = _with_library(load(_texts(files)) if files else (), with_library=not without_library)
+    books = _with_library(load(read_texts(files)) if files else (), with_library=not without_library)
     if not books:
         raise InvalidInput("no playbooks to try", hint="name files, or leave out --without-library")
     tried = backtest(log, target.state_dir / "agent.db", books, limit)
@@ -212,7 +212,7 @@ def find(target: Target, what: str) -> Row:
     if path.suffix in {".yaml", ".yml"} or path.is_file():
         if not path.is_file():
             raise NotFound(f"there is no file {path}", hint="`fibrin playbook list` names the playbooks in use")
-        found = load(_texts((path,)))
+        found = load(read_texts((path,)))
         if len(found) != 1:
             raise InvalidInput(f"{path} holds {len(found)} playbooks, one is needed", hint="split the file")
         return row(target, found[0], str(path))
@@ -253,7 +253,7 @@ def _row_plain(each: Row) -> Mapping[str, object]:
 def _in_use(target: Target, files: Sequence[Path]) -> list[tuple[str, Playbook]]:
     """Return the playbooks in FILEs, or those that the agent of this mesh loads, each with its source, by name."""
     if files:
-        texts = _texts(files)
+        texts = read_texts(files)
         return sorted(((s, b) for s, t in texts.items() for b in load({s: t})), key=lambda found: found[1].name)
     sources = read_sources(_settings(target))
     own = [(source, book) for source, body in sources.own.items() for book in load({source: body})]
@@ -273,7 +273,7 @@ def _with_library(own: Sequence[Playbook], *, with_library: bool) -> tuple[Playb
     return (*own, *(book for book in library() if with_library and book.name not in names))
 
 
-def _texts(files: Sequence[Path]) -> Mapping[str, str]:
+def read_texts(files: Sequence[Path]) -> Mapping[str, str]:
     """Read files and the YAML files of directories."""
     texts: dict[str, str] = {}
     for place in files:

@@ -105,9 +105,12 @@ def parts(series: int, seconds: float) -> tuple[float, float]:
 
 
 async def _spent(rig: Rig, series: int, warm: float, seconds: float) -> float:
-    token = (rig.state / "proxy.token").read_text(encoding="utf-8").strip()
+    token = (rig.state_dir / "proxy.token").read_text(encoding="utf-8").strip()
     pid = rig.processes.pid("agent")
-    async with grpc.aio.insecure_channel(f"unix:{Path(rig.state)}/otlp.sock") as channel, asyncio.TaskGroup() as group:
+    async with (
+        grpc.aio.insecure_channel(f"unix:{Path(rig.state_dir)}/otlp.sock") as channel,
+        asyncio.TaskGroup() as group,
+    ):
         pushers = [
             group.create_task(_push(channel, token, k), name=f"reporter {k}") for k in range(series // _PER_REPORTER)
         ]

@@ -67,7 +67,7 @@ async def measure(*, quick: bool) -> Table:
     rounds, seconds, rate = (2, 0.5, 100.0) if quick else (60, 0.5, 1500.0)
     async with Rig(2) as rig:
         app = (rig.addresses["svc-1"], APP_PORT)
-        folder = Path(tempfile.mkdtemp(prefix="pair-", dir=rig.state))
+        folder = Path(tempfile.mkdtemp(prefix="pair-", dir=rig.state_dir))
         client, server = ("127.0.0.1", free_port()), ("127.0.0.1", free_port())
         children = [await _envoy(path) for path in pair.write(folder, client, server, app)]
         try:

@@ -43,7 +43,7 @@ async def measure(*, quick: bool) -> Table:
     """Open and close a breaker; then have the reference push the same."""
     changes, count = (4, 50) if quick else (100, 1000)
     async with Rig(2) as rig:
-        token = rig.state / "proxy.token"
+        token = rig.state_dir / "proxy.token"
         async with rig.control() as control:
 
             async def change(number: int, *, is_open: bool) -> None:
@@ -55,9 +55,9 @@ async def measure(*, quick: bool) -> Table:
                     await control.delete_overlay(name)
 
             ours = await _push(
-                Server(rig.state / "xds.sock", rig.processes.pid("control"), change), token, count, changes
+                Server(rig.state_dir / "xds.sock", rig.processes.pid("control"), change), token, count, changes
             )
-        path = rig.state / "reference.sock"
+        path = rig.state_dir / "reference.sock"
         async with Child("simulations.bench.reference", str(path)) as reference:
             await reference.hear(_START_S)
 

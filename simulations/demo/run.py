@@ -24,7 +24,7 @@ from simulations.demo.options import DEFAULT_RATE, DemoOptions
 from simulations.demo.scenario import Scenario
 from simulations.demo.screen import Screen
 from simulations.demo.story import Display, PlainLines, State, Story
-from simulations.demo.watch import Watch
+from simulations.demo.watch import DemoWatch
 
 _FILE_WIDTH = 170  # of the table where there is no terminal to ask
 _SOCKETS = ("*.sock", "*.fault")
@@ -77,7 +77,7 @@ async def run_demo(options: DemoOptions) -> int:
 
 async def _play(cluster: Cluster, story: Story, options: DemoOptions) -> tuple[tuple[Result, ...], bool]:
     async with cluster:
-        watch = Watch(cluster, story)
+        watch = DemoWatch(cluster, story)
         async with watch.following():
             story.phase(f"everything runs: {len(cluster.processes.pids())} processes, state in {cluster.state_dir}")
             scenario = Scenario(cluster, watch, story)
@@ -100,7 +100,7 @@ async def _audit(cluster: Cluster, story: Story) -> bool:
     return found.ok and found.records > 0
 
 
-async def _hold(cluster: Cluster, watch: Watch, story: Story) -> None:
+async def _hold(cluster: Cluster, watch: DemoWatch, story: Story) -> None:
     """Keep the mesh up, with an agent that acts and users who shop, until the demo is told to stop."""
     await cluster.restart_agent(observe_only=False)
     watch.follow_users(await cluster.start_users())

@@ -19,7 +19,7 @@ from simulations.cluster import Cluster
 from simulations.demo.account import CALM_S, Result, Window, main_incident, result, window
 from simulations.demo.breakages import BREAKAGES, Breakage
 from simulations.demo.story import Story
-from simulations.demo.watch import Watch
+from simulations.demo.watch import DemoWatch
 
 WARM_UP_S: Final = 9.0
 """Traffic before the first breakage: what the agent needs to know what is normal."""
@@ -50,7 +50,7 @@ class Played:
 class Scenario:
     """Plays the breakages on a running cluster."""
 
-    def __init__(self, cluster: Cluster, watch: Watch, story: Story) -> None:
+    def __init__(self, cluster: Cluster, watch: DemoWatch, story: Story) -> None:
         self._cluster = cluster
         self._watch = watch
         self._story = story

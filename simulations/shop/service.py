@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -21,6 +22,7 @@ from aiohttp import web
 from simulations.shop import goods, trouble
 from simulations.shop.fault import FaultControl
 from simulations.shop.spec import Call, Operation, Service, Work
+from simulations.shop.strain import Strain
 
 CALL_TIMEOUT_S = 2.0
 """How long a caller waits for a callee: an application's own belt, above the mesh's time-outs."""
@@ -61,7 +63,8 @@ class ShopService:
         self._config = config
         self._spec = spec
         self._random = random.Random(f"{config.seed}:{config.instance}")
-        self.faults = FaultControl()
+        self._strain = Strain()
+        self.faults = FaultControl(self._strain.apply)
         self._session: aiohttp.ClientSession | None = None
         self._timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
 
@@ -84,15 +87,16 @@ class ShopService:
         return web.json_response({"service": self._config.service, "instance": self._config.instance, "ok": True})
 
     def _handler(self, operation: Operation) -> Handler:
-        async def handle(request: web.Request) -> web.Response:
+        async def handle(request: web.Request) -> web.StreamResponse:
             return await self._serve(operation, request)
 
         return handle
 
-    async def _serve(self, operation: Operation, request: web.Request) -> web.Response:
+    async def _serve(self, operation: Operation, request: web.Request) -> web.StreamResponse:
         fault = self.faults.fault
-        blame: set[str] = {self._config.instance} if fault.slow_factor > 1 else set()
-        await self._work(self._spec.work, fault.slow_factor)
+        blame: set[str] = {self._config.instance} if fault.spoils else set()
+        async with self._strain.served():
+            await self._work(self._spec.work, fault.slow_factor)
         if fault.error_ratio and self._random.random() < fault.error_ratio:
             return self._answer(500, {"error": f"{self._config.service} failed"}, {*blame, self._config.instance})
         failed = ""
@@ -105,7 +109,22 @@ class ShopService:
             if failed:
                 return self._answer(502, {"error": failed}, blame)
         body = goods.body(self._config.service, request.match_info.get("id", ""))
+        if fault.corrupt_ratio and self._random.random() < fault.corrupt_ratio:
+            return await self._broken_off(request, body)
         return self._answer(200, body, blame)
+
+    async def _broken_off(self, request: web.Request, body: goods.Json) -> web.StreamResponse:
+        """Begin a good answer and end the connection in the middle of its body."""
+        whole = json.dumps(body).encode()
+        name = self._config.instance
+        headers = {trouble.INSTANCE: name, trouble.TROUBLE: name, "content-type": "application/json"}
+        response = web.StreamResponse(headers=headers)
+        response.content_length = len(whole)
+        await response.prepare(request)
+        await response.write(whole[: len(whole) // 2])
+        if request.transport is not None:
+            request.transport.abort()
+        return response
 
     async def _work(self, work: Work, slow_factor: float) -> None:
         wait = self._random.lognormvariate(math.log(work.median_s), work.sigma)

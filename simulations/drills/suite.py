@@ -1,0 +1,123 @@
+"""Many drills, few meshes: drills that can share one run on it one after the other.
+
+A mesh is left after `MOST` drills, after one that was not well again, and for a drill that wants its own; so one drill's
+strikes, cool-downs and leftovers never decide another's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from models.errors import FibrinError
+from simulations.drills.loading import SHOP
+from simulations.drills.real import Ordered, RealMesh, running
+from simulations.drills.runner import Runner
+from simulations.drills.schema import Drill
+from simulations.drills.seen import Phase, Seen
+from simulations.drills.strikes.choice import relayed
+from simulations.drills.verdict import Verdict
+
+MOST: Final = 6
+WARM_UP_S: Final = 9.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """How drills are run. `recordings`: where telemetry is kept, None for nowhere."""
+
+    seed: int = 1
+    recordings: Path | None = None
+    playbooks: tuple[str, ...] = ()
+    stop_files: tuple[Path, ...] = ()
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+
+def batches(drills: Iterable[Drill]) -> tuple[tuple[Drill, ...], ...]:
+    """Return drills in groups that may share a mesh, in the order given as far as that allows."""
+    groups: dict[object, list[list[Drill]]] = {}
+    order: list[list[Drill]] = []
+    for number, drill in enumerate(drills):
+        mesh = drill.spec.mesh
+        alone = number if mesh.fresh else -1
+        key = (alone, mesh.rate, tuple(sorted(mesh.control.items())), tuple(sorted(mesh.agent.items())))
+        found = groups.setdefault(key, [])
+        if not found or len(found[-1]) >= MOST:
+            found.append([])
+            order.append(found[-1])
+        found[-1].append(drill)
+    return tuple(tuple(batch) for batch in order)
+
+
+def ordered(batch: Sequence[Drill], wishes: Wishes) -> Ordered:
+    """Return the mesh that a batch needs."""
+    mesh = batch[0].spec.mesh
+    entries = [entry for drill in batch for entry in drill.spec.faults]
+    agent: dict[str, object] = {**wishes.settings, **mesh.agent}
+    if wishes.playbooks:
+        agent["playbooks"] = list(wishes.playbooks)
+    return Ordered(
+        rate=mesh.rate,
+        settings={"control": dict(mesh.control), "agent": agent},
+        relayed=relayed(entries, SHOP),
+        tapped=wishes.recordings is not None or any(entry.inject.telemetry for entry in entries),
+        seed=wishes.seed,
+        stop_files=wishes.stop_files,
+    )
+
+
+async def play(
+    drills: Iterable[Drill], wishes: Wishes, tell: Callable[[str, str], None]
+) -> AsyncGenerator[Verdict, None]:
+    """Play drills and yield the verdict of each as it is over. `tell` hears what happens: (kind, words).
+
+    Raises:
+        Broken: a mesh did not come up, or fell; what was started is stopped.
+    """
+    for batch in batches(drills):
+        waiting = list(batch)
+        while waiting:
+            async with aclosing(_on_one_mesh(waiting, wishes, tell)) as played:
+                async for verdict in played:
+                    yield verdict
+
+
+async def _on_one_mesh(
+    waiting: list[Drill], wishes: Wishes, tell: Callable[[str, str], None]
+) -> AsyncGenerator[Verdict, None]:
+    """Play what waits, for as long as the mesh is good for another one."""
+    async with AsyncExitStack() as stack:
+        mesh = await stack.enter_async_context(running(ordered(waiting, wishes), lambda text: tell("mesh", text)))
+        runner = Runner(mesh, tell)
+        tell("mesh", f"everything runs, state in {mesh.cluster.state_dir}; {WARM_UP_S:g} s to learn what is normal")
+        await runner.rest(WARM_UP_S)
+        while waiting:
+            drill = waiting.pop(0)
+            seen = await _one(drill, mesh, runner, wishes, tell)
+            verdict = Verdict(seen)
+            mesh.keep = mesh.keep or not verdict.passed
+            if not verdict.passed:
+                tell("mesh", f"state and logs are left in {mesh.cluster.state_dir}")
+            yield verdict
+            if seen.phase is not Phase.PLAYED or not seen.recovered_at or seen.undo_errors:
+                return
+
+
+async def _one(drill: Drill, mesh: RealMesh, runner: Runner, wishes: Wishes, tell: Callable[[str, str], None]) -> Seen:
+    tell("drill", drill.name)
+    mesh.lasts_s = drill.spec.lasts
+    if wishes.recordings is not None and mesh.tap is not None:
+        mesh.tap.record()
+    try:
+        return await runner.play(drill)
+    except FibrinError:
+        mesh.keep = True  # the error names logs
+        raise
+    finally:
+        if wishes.recordings is not None and mesh.tap is not None:
+            wishes.recordings.mkdir(parents=True, exist_ok=True)
+            place = wishes.recordings / f"{drill.name}.telemetry.gz"
+            tell("recorded", f"{mesh.tap.save(place)} reports in {place}")
