@@ -16,7 +16,7 @@ from agent.incidents import Incident
 from models.errors import FibrinError
 from models.incident import Stage
 from simulations.drills.guilt import guilty
-from simulations.drills.objectives import failing, unknown
+from simulations.drills.objectives import TRAIL_S, failing, unknown, well_again
 from simulations.drills.port import Clock, Mesh, WallClock
 from simulations.drills.schema import Alarm, Drill, Entry, Objective
 from simulations.drills.seen import Mark, Phase, Sample, Seen
@@ -24,7 +24,7 @@ from simulations.drills.seen import Mark, Phase, Sample, Seen
 STEADY_S: Final = 45.0
 """How long the steady state may take to come before a drill is given up."""
 
-UNDO_S: Final = 30.0
+UNDO_S: Final = 60.0
 """How long taking back one fault may take before it is named and left."""
 
 TICK_S: Final = 0.2
@@ -147,7 +147,23 @@ class Runner:
                 self._note(story, "aborted", story.why)
                 return
             await self._follow(drill, story, told)
+            if drill.spec.stop_when_healed and not due and await self._healed(drill, story):
+                return
             await self._clock.sleep(TICK_S)
+
+    async def _healed(self, drill: Drill, story: _Story) -> bool:
+        """Tell whether the expected playbook has proven itself, and users were well since."""
+        now, wanted = self._clock.now(), drill.spec.expect.playbook
+        proven = [
+            i.times["verified"]
+            for i in await self._incidents(story.onset)
+            if "verified" in i.times and wanted in {"", i.playbook}
+        ]
+        if not proven or now < min(proven) + 2 * TRAIL_S:
+            return False
+        return (
+            well_again(self._mesh.records(), story.onset, now, min(o.good for o in drill.spec.steady_state)) is not None
+        )
 
     def _alarm(self, alarms: tuple[Alarm, ...], story: _Story, since: dict[int, float]) -> str:
         """Return the blocking alarm that fires, "" when none does. `since` remembers from when each has been missed."""

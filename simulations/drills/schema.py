@@ -229,6 +229,8 @@ class Spec(Model):
     """What breaks when."""
     lasts: Annotated[Duration, Field(ge=1, le=3600)]
     """How long the drill lasts, until everything is taken back."""
+    stop_when_healed: bool = False
+    """End it as soon as the agent has proven an act of the expected playbook and users were well for 2 s since."""
     person: Literal["approves", "sleeps"] = "sleeps"
     """Whether the person on call approves what the expected playbook asks for."""
     expect: Expect

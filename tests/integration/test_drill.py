@@ -29,10 +29,11 @@ spec:
   faults:
   - inject:
       abort: {service: catalog, version: v2, share: 60%}
-  lasts: 8s
+  lasts: 60s
+  stopWhenHealed: true
   expect:
     outcome: healed
-    detectedWithin: 8s
+    detectedWithin: 30s
     cause: {kind: [version], service: catalog, subject: [v2]}
     playbook: bad-version
 """

@@ -10,11 +10,12 @@ from models.errors import Unavailable
 from playbooks import library
 from playbooks.certificates import standing
 from simulations.drills.certify import earned
+from simulations.drills.loading import load
 from simulations.drills.runner import Runner
 from simulations.drills.seen import Phase
 from simulations.drills.verdict import Verdict
 
-from .conftest import JumpingClock, MemoryMesh, drill
+from .conftest import TEXT, JumpingClock, MemoryMesh, drill
 
 KILL = """  - at: 2s
     inject:
@@ -115,3 +116,11 @@ async def test_faults_come_and_go_at_their_times(clock: JumpingClock) -> None:
     at = {(mark.kind, mark.text): mark.at - seen.onset for mark in seen.marks}
     assert at["fault", "cart-v1-1 is killed"] == pytest.approx(2.0, abs=0.4)
     assert at["undone", "cart-v1-1 is killed"] == pytest.approx(5.0, abs=0.8)
+
+
+async def test_a_drill_may_end_once_it_has_healed(mesh: MemoryMesh) -> None:
+    """With `stopWhenHealed` the faults are taken back two seconds after the proof, long before the time is over."""
+    early = load({"d.yaml": TEXT.format(more="").replace("  lasts: 10s", "  lasts: 60s\n  stopWhenHealed: true")})[0]
+    seen = await _runner(mesh).play(early)
+    assert Verdict(seen).passed
+    assert 4.0 <= seen.ended - seen.onset < 6.0
