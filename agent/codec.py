@@ -62,5 +62,7 @@ def full(incident: Incident) -> dict[str, Any]:
 
 def change_json(change: Change) -> Mapping[str, Any]:
     """Return a change as the control API takes it."""
-    plain: Mapping[str, Any] = CHANGE.dump_python(change, mode="json")
+    plain: dict[str, Any] = CHANGE.dump_python(change, mode="json")
+    if not plain.get("keep_percent", True):  # said only where it means something: older records stay comparable
+        del plain["keep_percent"]
     return plain

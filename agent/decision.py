@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from agent import story
 from agent.audit.chain import canonical, plain
 from agent.chronicle import Chronicle
-from agent.codec import CAUSE
+from agent.codec import CAUSE, change_json
 from agent.incidents import Incident, Step
 from agent.ports import Circumstances, Draft
 from agent.records import step_json
@@ -149,6 +149,7 @@ def _plan_json(step: Step) -> Mapping[str, Any]:
         "verify_signal": None if step.verify_signal is None else str(step.verify_signal),
         "traffic_share": step.traffic_share,
         "capacity_share": step.capacity_share,
+        **({"hold_out": change_json(step.hold_out), "hold_out_s": step.hold_out_s} if step.hold_out else {}),
     }
 
 

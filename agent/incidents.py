@@ -45,6 +45,8 @@ class Step:
 
     `overlay` is the id under which the change is laid; it follows from incident and step, so laying it twice
     is the same as laying it once. `verify_signal` of requests to any of `verify_services` must come back. `traffic_share` and `capacity_share` are its blast radius, 0–1.
+    `hold_out` is the same change with some left out, in force for at most `hold_out_s` seconds after it, and `effect`
+    what the comparison with them says ("" without one).
     """
 
     name: str
@@ -63,6 +65,9 @@ class Step:
     ended_at: float = 0.0
     verdict: str = ""
     numbers: Mapping[str, float] = field(default_factory=dict)
+    hold_out: Change | None = None
+    hold_out_s: float = 0.0
+    effect: str = ""
 
 
 @dataclass(frozen=True, slots=True)

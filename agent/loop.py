@@ -20,6 +20,7 @@ from agent.caretaker import Caretaker
 from agent.correlate import unexplained_share
 from agent.gates import Block, Interlock, Situation, check
 from agent.history import History
+from agent.holdout import HoldOuts
 from agent.incidents import Incident, Step
 from agent.inheritance import Inheritance
 from agent.mesh import MeshView, fullness
@@ -79,6 +80,7 @@ class HealingLoop:
             start=self._start,
             spawn=self._spawn,
         )
+        self._holdouts = HoldOuts(tools, self.treatment, self.history)
         self.people = People(tools, tracks=self._tracks, treatment=self.treatment)
         self._triage = Triage(
             tools.settings,
@@ -198,7 +200,7 @@ class HealingLoop:
         if track.busy or now < track.retry_at:
             self._watch_users(track, outcomes, now)
             return
-        if self._obeys(track):
+        if self._obeys(track) or self._measures(track, now):
             return
         if track.recover:
             if self._s.mesh.control_up:
@@ -252,18 +254,30 @@ class HealingLoop:
             self._start(track, self.treatment.fail(track, why, judgement))
             return
         if judgement is not None and verdict is Verdict.RECOVERED:
+            if self._holdouts.wanted(track.incident):
+                mesh = self._s.mesh.topology
+                self._start(track, self._holdouts.open(track, judgement, self._s.detector.baseline, mesh))
+                return
             self._forget_alarms(track)
             self._start(track, self.treatment.resolve(track, judgement))
             return
-        bad_after = start + verification.EARLIEST_BAD_S
-        why = ""
-        if verdict is Verdict.STILL_BAD and now >= bad_after:
-            why = "did not help"
-        elif now >= start + step.verify_deadline_s and (verdict is Verdict.STILL_BAD or now - start >= _patience(step)):
-            seen = "no traffic to judge by" if judgement is None or not judgement.requests else "not proven in time"
-            why = f"not verified within {now - step.acked_at:.0f} s ({seen})"
+        why = verification.useless(step, judgement, start, now)
         if why:
             self._start(track, self.treatment.fail(track, why, judgement))
+
+    def _measures(self, track: Track, now: float) -> bool:
+        """Watch a proven step's hold-out slice, and end it when it has spoken or the step is being taken back."""
+        if not self._holdouts.open_for(track.incident):
+            return False
+        if self._holdouts.watch(track.incident, now) or track.incident.stage is not Stage.VERIFYING:
+            self._start(track, self._measured(track))
+        return True
+
+    async def _measured(self, track: Track) -> None:
+        judgement = await self._holdouts.close(track)
+        if judgement is not None and track.incident.stage is Stage.VERIFYING:
+            self._forget_alarms(track)
+            await self.treatment.resolve(track, judgement)
 
     def _harm(self, track: Track, step: Step, now: float, *, decided: bool) -> str:
         """Return whom the step hurt, "" when nobody; looked at once a second, and before it is kept."""
@@ -390,11 +404,6 @@ def _ordered(incident: Incident) -> str:
     if incident.aborted:
         return f"aborted by {incident.aborted}"
     return f"paused by {incident.paused}" if incident.paused else ""
-
-
-def _patience(step: Step) -> float:
-    """Return how long an undecided verification may take when nothing looks bad, seconds."""
-    return 2 * step.verify_deadline_s
 
 
 def _names(reporters: frozenset[str]) -> str:

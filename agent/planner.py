@@ -156,4 +156,6 @@ def _step(planned: PlannedStep) -> Step:
         traffic_share=planned.blast_radius.traffic,
         capacity_share=planned.blast_radius.capacity,
         reason=planned.reason,
+        hold_out=planned.hold_out.change if planned.hold_out else None,
+        hold_out_s=planned.hold_out.span_s if planned.hold_out else 0.0,
     )

@@ -25,7 +25,8 @@ def judged(incident: Incident, judgement: Judgement, now: float) -> Step:
         "p_value": judgement.p_value,
         "elapsed_s": now - step.acked_at,
     }
-    return replace(step, verdict=str(judgement.verdict), numbers={k: v for k, v in numbers.items() if math.isfinite(v)})
+    found = {k: v for k, v in numbers.items() if math.isfinite(v)}
+    return replace(step, verdict=str(judgement.verdict), numbers={**step.numbers, **found})
 
 
 def signal_text(incident: Incident, judgement: Judgement) -> str:
@@ -49,6 +50,7 @@ def step_json(step: Step | None) -> Mapping[str, Any] | None:
         "change": change_json(step.change),
         "verdict": step.verdict,
         "numbers": dict(step.numbers),
+        **({"effect": step.effect} if step.effect else {}),
     }
 
 

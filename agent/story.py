@@ -71,8 +71,8 @@ def deed(change: Change) -> str:  # noqa: C901, PLR0911, PLR0912  # one answer p
         case ShiftZones(service=service, weights=weights):
             shares = ", ".join(f"zone {zone} {weight}" for zone, weight in sorted(weights.items()))
             return f"shift traffic of {service} to {shares}"
-        case EjectInstance(instance=instance):
-            return f"eject {instance}"
+        case EjectInstance(instance=instance, keep_percent=keep):
+            return f"eject {instance}" + (f" but for {keep} % of its share" if keep else "")
         case DrainInstance(instance=instance):
             return f"drain {instance}"
         case OpenBreaker(callee=callee, caller=caller, percent=percent, respond=respond):

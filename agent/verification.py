@@ -68,6 +68,29 @@ def judge_step(incident: Incident, step: Step, history: History, baseline: Basel
     return whole if recent.verdict is Verdict.STILL_BAD else recent
 
 
+def useless(step: Step, judgement: Judgement | None, start: float, now: float) -> str:
+    """Return why a step is to be given up by now, "" while it may still prove itself; `start` as from `sample_start`.
+
+    An undecided verification in which nothing looks bad may take twice the deadline.
+    """
+    bad = judgement is not None and judgement.verdict is Verdict.STILL_BAD
+    if bad and now >= start + EARLIEST_BAD_S:
+        return "did not help"
+    if now >= start + step.verify_deadline_s and (bad or now - start >= 2 * step.verify_deadline_s):
+        seen = "no traffic to judge by" if judgement is None or not judgement.requests else "not proven in time"
+        return f"not verified within {now - step.acked_at:.0f} s ({seen})"
+    return ""
+
+
+def baseline_of_step(incident: Incident, step: Step, history: History, baseline: BaselineOf) -> Baseline | None:
+    """Return the normal that a step's requests are held to, None when it is not known."""
+    cause = incident.cause
+    if cause is None:
+        return None
+    services = frozenset(step.verify_services) or frozenset({cause.service})
+    return _normal(history, services, _side(history, services), step.verify_signal or cause.signal, baseline)
+
+
 def looks_bad(cause: Cause, outcomes: Mapping[Series, Outcomes], expected: float) -> bool:
     """Tell whether users of the cause's service still saw the fault in these outcomes (a quick look, not a test).
 

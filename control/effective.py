@@ -228,7 +228,7 @@ def _ejected(
     by_id = {instance.id: instance for instance in members}
     alive = {instance.id for instance in healthy(members)}
     keep = must_keep(len(alive), floor)
-    ejected, drained = set(policy.ejected), set(policy.drained)
+    ejected, drained, thinned = set(policy.ejected), set(policy.drained), dict(policy.thinned)
     closed = {i.id for i in members if policy.zones and i.zone not in policy.zones}
     wanted = _wanted(policy)
     order = sorted(ejections, key=lambda e: (e[0].owner is not Owner.PERSON, e[0].created_at, e[0].id))
@@ -249,10 +249,13 @@ def _ejected(
                     f"{instance.id} is the last healthy instance of {instance.version}, which has a share of the traffic"
                 )
                 continue
+        if isinstance(change, EjectInstance) and change.keep_percent:
+            thinned[instance.id] = change.keep_percent
+            continue
         ejected.add(instance.id)
         if isinstance(change, DrainInstance):
             drained.add(instance.id)
-    return replace(policy, ejected=frozenset(ejected), drained=frozenset(drained))
+    return replace(policy, ejected=frozenset(ejected), drained=frozenset(drained), thinned=thinned)
 
 
 def _each_route(

@@ -173,7 +173,9 @@ def _ranges(change: Change) -> Iterator[Problem]:  # noqa: C901, PLR0912 - one c
         case ShiftTraffic(weights=weights) | ShiftZones(weights=weights):
             for name, weight in weights.items():
                 yield from _within(f"weights.{name}", weight, 0, 1_000_000)
-        case EjectInstance() | DrainInstance() | DisableFault() | AdaptConcurrency() | PauseCanary():
+        case EjectInstance(keep_percent=keep):
+            yield from _within("keep_percent", keep, 0, 50)
+        case DrainInstance() | DisableFault() | AdaptConcurrency() | PauseCanary():
             pass
         case OpenBreaker(percent=percent, probe_percent=probe):
             yield from _within("percent", percent, 1, 100)

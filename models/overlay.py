@@ -30,10 +30,14 @@ class ShiftTraffic:
 
 @dataclass(frozen=True, slots=True)
 class EjectInstance:
-    """Take one instance out of its service's load balancing (it drains; live requests finish)."""
+    """Take one instance out of its service's load balancing (it drains; live requests finish).
+
+    `keep_percent` (0–50) of its fair share of requests still goes there: a hold-out slice.
+    """
 
     service: str
     instance: str
+    keep_percent: int = 0
     kind: Literal["eject-instance"] = "eject-instance"
 
 

@@ -157,7 +157,8 @@ class ServicePolicy:
     """Everything that steers traffic to one service. The default policy of an undeclared service is `ServicePolicy(name)`.
 
     `hosts` are extra names clients may use beside the service's own. `ejected` are instance ids taken out of load
-    balancing; of these `drained` also lose their connections. `zones`: zone → relative weight; empty prefers none.
+    balancing; of these `drained` also lose their connections; `thinned`: instance id → percent of its fair share that
+    it keeps. `zones`: zone → relative weight; empty prefers none.
     """
 
     service: str
@@ -169,6 +170,7 @@ class ServicePolicy:
     breakers: tuple[Breaker, ...] = ()
     ejected: frozenset[str] = frozenset()
     drained: frozenset[str] = frozenset()
+    thinned: Mapping[str, int] = field(default_factory=dict)
     zones: Mapping[str, int] = field(default_factory=dict)
     admission: Admission = Admission()
     faults: tuple[ScopedFault, ...] = ()

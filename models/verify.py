@@ -111,6 +111,32 @@ def neighbours_worse(
     return tuple(sorted(worse, key=lambda w: (w.judgement.p_value, w.series, w.signal)))
 
 
+def bad_of(baseline: Baseline, seen: Outcomes, signal: Signal) -> tuple[int, int]:
+    """Return (bad, all) requests: failed ones, or for latency those slower than almost all of the baseline's.
+
+    (0, 0) where single requests are neither good nor bad (traffic, saturation) or nothing is known to compare with.
+    """
+    match signal:
+        case Signal.ERRORS:
+            requests = max(0, seen.requests)
+            return min(max(0, seen.errors), requests), requests
+        case Signal.LATENCY:
+            edge = _slow_edge(baseline)
+            if edge is None or seen.latency.shape != (BUCKETS,):
+                return 0, 0
+            return int(seen.latency[edge + 1 :].sum()), int(seen.latency.sum())
+        case Signal.TRAFFIC | Signal.SATURATION:
+            return 0, 0
+
+
+def _slow_edge(baseline: Baseline) -> int | None:
+    """Return the last latency bucket that does not count as slow, None without a baseline."""
+    base = np.asarray(baseline.latency, dtype=np.float64)
+    if base.shape != (BUCKETS,) or not base.sum() > 0:
+        return None
+    return int(np.searchsorted(np.cumsum(base), SLOW_QUANTILE * base.sum())) + SLOW_MARGIN_BUCKETS
+
+
 def _sprt(bad: int, total: int, tolerated: float, wrong: float) -> tuple[Verdict, float]:
     """Return the verdict on `bad` of `total`, and the p-value against the tolerated share."""
     if total <= 0:
@@ -137,10 +163,10 @@ def _errors(baseline: Baseline, after: Outcomes, anomalous: float | None) -> Jud
 def _latency(baseline: Baseline, after: Outcomes) -> Judgement:
     seen = after.latency if after.latency.shape == (BUCKETS,) else Outcomes().latency
     total = int(seen.sum())
-    base = np.asarray(baseline.latency, dtype=np.float64)
-    if total <= 0 or base.shape != (BUCKETS,) or not base.sum() > 0:
+    edge = _slow_edge(baseline)
+    if total <= 0 or edge is None:
         return Judgement(Verdict.UNDECIDED, math.nan, baseline.p50_s, max(0, total), 1.0)
-    edge = int(np.searchsorted(np.cumsum(base), SLOW_QUANTILE * base.sum())) + SLOW_MARGIN_BUCKETS
+    base = np.asarray(baseline.latency, dtype=np.float64)
     slow = int(seen[edge + 1 :].sum())
     verdict, p_value = _sprt(slow, total, TOLERATED_SLOW, BAD_SLOW)
     median, normal = quantile(seen, 0.5), quantile(base, 0.5)

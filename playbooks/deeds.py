@@ -62,6 +62,8 @@ class Eject(Model):
 
     instance: str = "{cause.instance}"
     """The instance."""
+    keep: Annotated[Share, Field(le=0.5)] = 0.0
+    """Share of its own traffic that it keeps, at least 1% if any."""
 
 
 class Drain(Model):
@@ -353,6 +355,17 @@ def reversibility(action: ActionSpec) -> Reversibility:
             return Reversibility.HOOK
         case _:
             return Reversibility.INSTANT
+
+
+def untreated(action: ActionSpec, share: float) -> ActionSpec | None:
+    """Return an action that spares `share` (0–1) of what it treats, None for one that leaves nobody out."""
+    match action:
+        case ShiftTrafficAway() | ShiftZonesAway() | ShiftRegionsAway() if action.keep < share:
+            return action.model_copy(update={"keep": share})
+        case Eject():
+            return action.model_copy(update={"keep": share})
+        case _:
+            return None
 
 
 def dose(action: ActionSpec, share: float) -> ActionSpec | None:

@@ -10,7 +10,7 @@ has a stable code, so that people can look it up and tools can count it:
     PB004  two steps of one name                  PB010  no description (warning)
     PB005  an unknown placeholder                 PB011  an expression that does not compile
     PB012  an undo that cannot be                 PB013  waves of what cannot be split
-    PB014  auto, but names no drill (warning)
+    PB014  auto, but names no drill (warning)     PB015  a hold-out that leaves nobody out
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from models.errors import InvalidInput, Problem
 from models.incident import CauseKind
 from models.manifest import Document, Path, parse, render, suggest, validate
 from playbooks.conditions import slips
-from playbooks.deeds import Breaker, Page, Restart, Reversibility, RunHook, Shed, dose, reversibility
+from playbooks.deeds import Breaker, Page, Restart, Reversibility, RunHook, Shed, dose, reversibility, untreated
 from playbooks.effects import PLACEHOLDER, PLACEHOLDERS
 from playbooks.places import inside
 from playbooks.schema import DRILL, HookCall, Mode, Playbook, Step
@@ -138,6 +138,10 @@ def _step(place: _Place, path: Path, step: Step) -> Iterator[Finding]:
     if step.verify is None:
         hint = "write `verify: {deadline: 10s}`: how long it may take until the signal is back"
         yield place.error("PB002", path, f"`{step.action.name}` has no verify deadline", hint)
+    elif step.verify.hold_out is not None and untreated(step.action.spec, step.verify.hold_out.share) is None:
+        message = f"`{step.action.name}` leaves nobody out to compare with"
+        hint = "shifts that keep less than its share, and `ejectInstance`, can; remove `holdOut`"
+        yield place.error("PB015", (*path, "verify", "holdOut"), message, hint)
 
 
 def _way_back(place: _Place, path: Path, step: Step) -> Iterator[Finding]:

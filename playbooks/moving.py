@@ -112,7 +112,9 @@ def take_out(action: Eject | Drain, cause: Cause, view: View) -> Effect | Infeas
     if isinstance(alone, Infeasible):
         return alone
     draining = isinstance(action, Drain)
-    change = DrainInstance(service, name) if draining else EjectInstance(service, name)
+    keep = 0.0 if isinstance(action, Drain) else action.keep
+    kept = max(1, round(keep * _PARTS)) if keep else 0
+    change = DrainInstance(service, name) if draining else EjectInstance(service, name, kept)
     verb = "drain" if draining else "stop sending requests to"
     return _loss(change, found, alone, view, f"{verb} {name}, one of {len(alone) + 1} that share its load")
 

@@ -14,7 +14,7 @@ from models.incident import Cause, Signal
 from models.overlay import Change, target
 from playbooks.actions import effect
 from playbooks.conditions import unmet
-from playbooks.deeds import ActionSpec, Breaker, Reversibility
+from playbooks.deeds import ActionSpec, Breaker, Reversibility, untreated
 from playbooks.effects import BlastRadius, Effect, Infeasible, fill
 from playbooks.guards import Check, Context, GuardName, mesh_checks, step_checks
 from playbooks.schema import HookCall, Mode, Page, Playbook, Services, Severity, Step
@@ -28,6 +28,7 @@ __all__ = [
     "Plan",
     "PlannedStep",
     "Refusal",
+    "Slice",
     "VerifyTarget",
     "plan",
     "recheck",
@@ -43,10 +44,18 @@ class VerifyTarget:
 
 
 @dataclass(frozen=True, slots=True)
+class Slice:
+    """The same act with some left out (`change`), for at most `span_s` seconds."""
+
+    change: Change
+    span_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedStep:
     """One change to try. Undo is the removal of its overlay. `checks` are the guards consulted, with their numbers.
 
-    `reversibility` tells how it is taken back.
+    `reversibility` tells how it is taken back. `hold_out` is the slice to leave untreated for a while (None: nobody).
     """
 
     name: str
@@ -58,6 +67,7 @@ class PlannedStep:
     reason: str
     checks: tuple[Check, ...] = ()
     reversibility: Reversibility = Reversibility.INSTANT
+    hold_out: Slice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +247,20 @@ def _planned(step: Step, stage: tuple[str, ActionSpec], made: Effect, cause: Cau
         blast_radius=made.blast_radius,
         reason=made.reason,
         reversibility=made.reversibility,
+        hold_out=_hold_out(step, spec, made.change, cause, context),
     )
+
+
+def _hold_out(step: Step, spec: ActionSpec, whole: Change, cause: Cause, context: Context) -> Slice | None:
+    """Return the slice to leave untreated; None unless asked for, possible, and not at users' expense."""
+    asked = step.verify.hold_out if step.verify else None
+    if asked is None or (context.severity is Severity.CRITICAL and not asked.critical):
+        return None
+    part = untreated(spec, asked.share)
+    made = effect(part, cause, context.view) if part is not None else None
+    if not isinstance(made, Effect) or made.change == whole:
+        return None
+    return Slice(made.change, asked.span)
 
 
 def _mode(playbook: Playbook, context: Context) -> tuple[Mode, str]:

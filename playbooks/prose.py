@@ -88,7 +88,12 @@ def _proof(step: Step) -> str:
         return "Nothing tells whether it helped."
     what = step.verify.signal or "the signal"
     whose = f" of {_either(step.verify.services)}" if step.verify.services else ""
-    return f"It helped if {what}{whose} is normal again within {span(step.verify.deadline)}."
+    text = f"It helped if {what}{whose} is normal again within {span(step.verify.deadline)}"
+    out = step.verify.hold_out
+    if out is not None:
+        text += f", and {percent(out.share)} of what it treats is left out for up to {span(out.span)} to compare with"
+        text += "" if out.critical else " unless the harm is critical"
+    return text + "."
 
 
 def _back(step: Step) -> str:
@@ -114,8 +119,8 @@ def does(spec: ActionSpec) -> str:  # noqa: C901, PLR0911, PLR0912 - one sentenc
             return f"send the service's traffic from zone {away} to its other zones{_keeping(keep)}"
         case deeds.ShiftRegionsAway(away=away, keep=keep):
             return f"send the service's traffic from region {away} to its other regions{_keeping(keep)}"
-        case deeds.Eject(instance=instance):
-            return f"send no more requests to instance {instance}"
+        case deeds.Eject(instance=instance, keep=keep):
+            return f"send no more requests to instance {instance}{_keeping(keep)}"
         case deeds.Drain(instance=instance):
             return f"send no more requests to instance {instance} and close its connections as they fall idle"
         case deeds.Restart(instance=instance, hook=hook):

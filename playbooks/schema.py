@@ -195,6 +195,22 @@ class Guard(Model):
     """What the service's error budget must look like."""
 
 
+class HoldOut(Model):
+    """A slice that is left untreated for a short while, so that "it helped" is measured and not assumed.
+
+    The act is in force first, for all; the slice is opened after it, and closes by the verdict, by time, or when the
+    agent is gone.
+    """
+
+    share: Annotated[Share, Field(gt=0, le=0.2)] = 0.05
+    """Share of what the act treats that is left out; at least 1% of the service's traffic where versions or zones are
+    weighted."""
+    span: Annotated[Duration, Field(gt=0, le=60, alias="for")] = 10.0
+    """Longest time it stays open."""
+    critical: bool = False
+    """Whether users may be left out although the harm is critical."""
+
+
 class Verify(Model):
     """How a step proves itself: the signal back inside its baseline before the deadline, or undo."""
 
@@ -204,6 +220,8 @@ class Verify(Model):
     """The signal to look at; none: the one by which the cause shows."""
     services: tuple[str, ...] = ()
     """Whose requests to look at (placeholders allowed); none: the touched service's, behind a breaker its callers'."""
+    hold_out: HoldOut | None = None
+    """A slice left untreated for a while, to compare with; shifts and `ejectInstance` can have one."""
 
 
 class HookCall(Model):

@@ -31,7 +31,8 @@ _HEALTHY: Final = int(HealthStatus.Value("HEALTHY"))
 _DRAINING: Final = int(HealthStatus.Value("DRAINING"))
 _UNHEALTHY: Final = int(HealthStatus.Value("UNHEALTHY"))
 _WEIGHTS: Final = 10_000
-"""What the weights of a cluster's instances add up to where zones have shares."""
+"""What the weights of a cluster's instances add up to where zones have shares or an instance has less than its share."""
+_WHOLE: Final = 100
 
 
 def socket_address(address: str, port: int) -> Message:
@@ -44,14 +45,17 @@ def load_assignment(name: str, instances: Iterable[Instance], policy: ServicePol
     members = sorted((i for i in instances if i.id not in policy.drained), key=lambda i: (i.zone, i.id))
     sizes = Counter(i.zone for i in members if _health(i, policy) == _HEALTHY)
     total = sum(policy.zones.get(zone, 0) for zone in sizes)
+    thinned = any(i.id in policy.thinned for i in members)
     zones: dict[str, list[Message]] = {}
     for instance in members:
         endpoint = LbEndpoint(
             endpoint=Endpoint(address=socket_address(instance.address, instance.port)),
             health_status=_health(instance, policy),
         )
-        if total and sizes[instance.zone]:
-            share = policy.zones.get(instance.zone, 0) / total / sizes[instance.zone]
+        zoned = bool(total and sizes[instance.zone])
+        if zoned or thinned:  # all hosts carry a weight or none: Envoy counts one without as 1
+            share = policy.zones.get(instance.zone, 0) / total / sizes[instance.zone] if zoned else 1 / len(members)
+            share *= policy.thinned.get(instance.id, _WHOLE) / _WHOLE
             endpoint.load_balancing_weight.value = max(1, round(share * _WEIGHTS))
         zones.setdefault(instance.zone, []).append(endpoint)
     return ClusterLoadAssignment(

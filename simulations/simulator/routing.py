@@ -83,13 +83,15 @@ def _weigh(layout: Layout, number: int, policy: ServicePolicy, weight: Floats) -
     for k in members:
         if layout.instances[k] in policy.ejected:
             weight[k] = 0.0
+        weight[k] *= policy.thinned.get(layout.instances[k], 100) / 100
     wanted = policy.routes[0].weights
     if not wanted:
         return
     for version in {layout.version_of[k] for k in members}:
         alive = [k for k in members if layout.version_of[k] == version and weight[k] > 0]
+        whole = sum(weight[k] for k in alive)
         for k in alive:
-            weight[k] = wanted.get(version, 0) / len(alive)
+            weight[k] *= wanted.get(version, 0) / whole
 
 
 def _call(layout: Layout, policy: ServicePolicy, calls: Ints, routing: Routing) -> None:

@@ -17,6 +17,7 @@ from models.overlay import (
     Change,
     DisableFault,
     DrainInstance,
+    EjectInstance,
     InjectFault,
     LimitRate,
     OpenBreaker,
@@ -106,6 +107,17 @@ async def test_zones_share_traffic_as_told(mesh: Mesh) -> None:
     assert set(hits(await mesh.many(60, "shop-1", URL))) == set(even)
     after = [await connections(mesh, name) for name in ("catalog-1", "catalog-2", "catalog-3")]
     assert after == before
+
+
+async def test_an_ejected_instance_may_keep_a_slice_of_its_requests(mesh: Mesh) -> None:
+    """A tenth of its share reaches it, the others carry the rest evenly, and undone it has its whole share again."""
+    in_turn = catalog(load_balancer="round-robin")
+    await lay(mesh, EjectInstance("catalog", "catalog-1", 10), declared=in_turn)
+    found = hits(await mesh.many(420, "shop-1", URL))
+    assert 5 <= found["catalog-1"] <= 40, found
+    assert abs(found["catalog-2"] - found["catalog-3"]) < 40
+    await lay(mesh, declared=in_turn)
+    assert hits(await mesh.many(300, "shop-1", URL))["catalog-1"] > 80
 
 
 async def test_a_drained_instance_loses_its_connections_and_fails_nothing(mesh: Mesh) -> None:

@@ -170,6 +170,16 @@ def test_each_kind_of_change_lands(make: Make) -> None:
     assert policy.zones == {"z1": 1}
 
 
+def test_an_ejection_that_keeps_a_slice_thins_the_instance(make: Make) -> None:
+    """What keeps a share of its requests is not out of load balancing, whatever the older whole ejection says."""
+    well = [make(name, service="cart") for name in "abc"]
+    whole = overlay("o1", EjectInstance("cart", "a"))
+    part = overlay("o2", EjectInstance("cart", "a", 5), at=1.0)
+    policy = effective(DECLARED, [whole, part], well).policies["cart"]
+    assert (policy.ejected, policy.thinned) == (frozenset[str](), {"a": 5})
+    assert effective(DECLARED, [whole], well).policies["cart"].thinned == {}
+
+
 def test_a_drained_instance_is_ejected_too(make: Make) -> None:
     """Draining is ejecting and more; of the two on one instance one holds."""
     both = [overlay("d", DrainInstance("catalog", "a"), at=1.0), overlay("e", EjectInstance("catalog", "a"))]

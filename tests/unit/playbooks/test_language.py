@@ -115,6 +115,7 @@ def test_every_acting_step_has_its_way_back_and_deadline() -> None:
         ("shiftTraffic: {}", "openBreaker: {respond: fallback, percent: 0}", "greater than or equal to 1"),
         ("shiftTraffic: {}", "shiftTrafic: {}", "did you mean `shiftTraffic`"),
         ("deadline: 1m30s", "deadline: 0s", "greater than 0"),
+        ("deadline: 1m30s", "deadline: 1m30s, holdOut: {share: 30%}", "less than or equal to 0.2"),
         ("cause: [version]", "cause: []", "at least 1 item"),
         ("metadata: {name: mine}", "metadata: {name: mine, nmespace: x}", "did you mean `namespace`"),
         ("fibrin.dev/v1", "fibrin.dev/v2", "input should be 'fibrin.dev/v1'"),
@@ -126,6 +127,13 @@ def test_slips_are_refused(old: str, new: str, message: str) -> None:
     assert old in GOOD
     findings = [f for f in lint({"a.yaml": GOOD.replace(old, new)}) if f.level is Level.ERROR]
     assert any(message in str(finding) for finding in findings), findings
+
+
+@pytest.mark.parametrize("action", ["shiftTraffic: {keep: 10%}", "setTimeout: {timeout: 1s}"])
+def test_a_hold_out_that_leaves_nobody_out_is_refused(action: str) -> None:
+    """An action that spares as many anyway, or concerns every request, has no slice to compare with."""
+    text = GOOD.replace("deadline: 1m30s", "deadline: 1m30s, holdOut: {share: 5%}").replace("shiftTraffic: {}", action)
+    assert "PB015" in {finding.code for finding in lint({"a.yaml": text})}
 
 
 @pytest.mark.parametrize("text", ["10", "1.5", "ten s", "", "10 s", "-1s", "1e3s", "9" * 5000 + "s", "s"])

@@ -649,3 +649,37 @@ def test_a_missing_certificate_makes_auto_ask(mesh: Shop) -> None:
     assert (
         "its drill bad-version never passed: a person approves" in decision.considered[0].reason + decision.plan.demoted
     )
+
+
+HOLD_OUT = """
+  when: {cause: [CAUSE], services: {all: true}}
+  steps:
+  - {name: act, action: {ACTION: {}}, verify: {deadline: 5s, holdOut: {share: 5%, for: 8s}}, undo: automatic}
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "action", "subject", "left_out"),
+    [
+        (CauseKind.VERSION, "shiftTraffic", "v2", ShiftTraffic("catalog", {"v1": 99, "v2": 1})),
+        (CauseKind.INSTANCE, "ejectInstance", "catalog-v1-0", EjectInstance("catalog", "catalog-v1-0", 5)),
+        (CauseKind.ZONE, "shiftZones", "zone-1", ShiftZones("catalog", {"zone-0": 99, "zone-1": 1})),
+    ],
+)
+def test_a_hold_out_leaves_a_few_untreated_but_never_at_great_harm(
+    mesh: Shop, kind: CauseKind, action: str, subject: str, left_out: Change
+) -> None:
+    """The slice is planned beside the whole act; at critical severity there is none unless the playbook insists."""
+    text = HOLD_OUT.replace("CAUSE", kind.value).replace("ACTION", action)
+    cause = mesh.cause(kind, subject=subject)
+    decision = plan(cause, mesh.context(severity=Severity.WARNING), [write(text)])
+    assert decision.plan is not None
+    (step,) = decision.plan.steps
+    assert step.hold_out is not None
+    assert (step.hold_out.change, step.hold_out.span_s) == (left_out, 8.0)
+    assert step.change != left_out
+    grave = mesh.context(severity=Severity.CRITICAL)
+    for written, kept in ((text, False), (text.replace("for: 8s", "for: 8s, critical: true"), True)):
+        found = plan(cause, grave, [write(written)])
+        assert found.plan is not None
+        assert (found.plan.steps[0].hold_out is not None) is kept
