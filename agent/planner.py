@@ -7,11 +7,12 @@ from typing import Final
 
 from agent.incidents import Incident, Step, Weighed
 from agent.ports import Circumstances, Consulted, Draft
+from models.domain import Topology
 from models.incident import Cause, Signal
-from models.overlay import target
+from models.overlay import Overlay, target
 from playbooks.actions import BlastRadius
-from playbooks.guards import Check, Context, GuardName, Limits
-from playbooks.ledger import Entry, Ledger, Outcome
+from playbooks.guards import Check, Context, GuardName, Limits, canary_checks
+from playbooks.ledger import CANARY, Entry, Ledger, Outcome
 from playbooks.planning import Plan, PlannedStep, VerifyTarget, plan, recheck
 from playbooks.schema import Mode, Playbook, Severity
 
@@ -99,6 +100,16 @@ class PlaybookPlanner:
     def ended(self, step: Step, *, helped: bool) -> None:
         """Enter a step's outcome into the ledger."""
         self._ledger = self._ledger.settle(step.overlay, Outcome.HELPED if helped else Outcome.UNDONE)
+
+    def crowded(self, topology: Topology, overlays: tuple[Overlay, ...], now: float) -> str:
+        """Return why no canary may go a step further now, "" when it may."""
+        context = Context(topology, overlays, self._ledger, now, limits=self._limits)
+        return "; ".join(check.message for check in canary_checks(context) if not check.ok)
+
+    def stepped(self, overlay: str, canary: str, service: str, step: str, at: float) -> None:
+        """Enter a canary's step into the ledger."""
+        entry = Entry(overlay, at, service, 0.0, f"{CANARY}{canary}", incident=f"{CANARY}{canary}", step=step)
+        self._ledger = self._ledger.record(entry)
 
     def save(self) -> bytes:
         """Return the ledger."""

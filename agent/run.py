@@ -27,6 +27,7 @@ from agent.backend import Agent
 from agent.canaries.api import CanaryRoutes
 from agent.canaries.controller import CanaryController, CanaryTools
 from agent.canaries.tap import Tap
+from agent.canaries.ties import Ties
 from agent.certificates import certify
 from agent.chronicle import Chronicle
 from agent.decision import Decisions
@@ -137,7 +138,8 @@ async def _assemble(settings: AgentSettings, stack: AsyncExitStack) -> Agent:  #
     tap = Tap(observer)
     senses = Senses(tap, bank, MeshLocaliser(bank, mesh), mesh)
     loop = HealingLoop(senses, tools)
-    canaries = CanaryController(_canary_tools(tools, client, tap, mesh, loop))
+    ties = Ties(planner, store, mesh, pager)
+    canaries = CanaryController(_canary_tools(tools, client, tap, loop, ties))
     loop.remembers_normal = await _restore(store, bank, planner)
     await loop.start()
     agent = Agent(
@@ -175,12 +177,12 @@ async def _serve(api: AgentApi, settings: AgentSettings, stack: AsyncExitStack) 
     return url
 
 
-def _canary_tools(tools: Tools, client: ControlClient, tap: Tap, mesh: MeshView, loop: HealingLoop) -> CanaryTools:
-    """Give the canary controller the loop's own tools: one fence, one actuator, one audit log."""
+def _canary_tools(tools: Tools, client: ControlClient, tap: Tap, loop: HealingLoop, ties: Ties) -> CanaryTools:
+    """Give the canary controller the loop's own tools: one fence, one actuator, one audit log, one ledger."""
     return CanaryTools(
         source=client.canaries,
         tap=tap,
-        mesh=mesh,
+        mesh=ties.mesh,
         incidents=lambda: loop.incidents,
         actuator=tools.actuator,
         fence=tools.fence,
@@ -191,6 +193,7 @@ def _canary_tools(tools: Tools, client: ControlClient, tap: Tap, mesh: MeshView,
         lease_s=tools.settings.lease_s,
         stopped=lambda: tools.switch.stopped,
         observe_only=tools.settings.observe_only or tools.settings.mode is Mode.SHADOW,
+        ties=ties,
     )
 
 

@@ -16,6 +16,7 @@ from models.overlay import (
     LimitRate,
     OpenBreaker,
     PauseCanary,
+    RouteCanary,
     RunHook,
     SetOutlierDetection,
     SetRetries,
@@ -96,6 +97,9 @@ def deed(change: Change) -> str:  # noqa: C901, PLR0911, PLR0912  # one answer p
             return f"let the sidecars of {service} find the concurrency it can carry"
         case ShedLoad(service=service, percent=percent, below=below):
             return f"turn away {percent} % of the requests to {service} with a priority below {below}"
+        case RouteCanary(service=service, canary=canary, percent=percent, mirror=mirror, conditions=conditions):
+            which = f"{percent} % of the requests to {service}" + (" that match" if conditions else "")
+            return f"copy {which} to {canary}" if mirror else f"send {which} to {canary}"
         case PauseCanary(service=service):
             return f"pause the canary of {service}"
         case RunHook(service=service, hook=hook, parameters=parameters):

@@ -8,6 +8,7 @@ change of the mesh. An overlay that has become harmful since it was granted is h
 * zones are left while the others keep the floor of the healthy instances, and every version with a share one of them;
 * an ejection is granted while its service keeps the floor of its healthy instances, at least one, and at least one of
   every version that has a share of the traffic; people's ejections and older ones come first;
+* a canary sees requests while both its own and the stable version have an instance to serve them;
 * without overlays the result is exactly what was declared. Nothing depends on the order of the arguments.
 """
 
@@ -32,6 +33,7 @@ from models.overlay import (
     Overlay,
     Owner,
     PauseCanary,
+    RouteCanary,
     RunHook,
     SetOutlierDetection,
     SetRetries,
@@ -49,10 +51,13 @@ from models.policy import (
     CallerRate,
     Fault,
     Limits,
+    Mirror,
     OutlierDetection,
+    RequestMatch,
     Route,
     ScopedFault,
     ServicePolicy,
+    StringMatch,
 )
 
 
@@ -128,6 +133,8 @@ def _overlaid(  # noqa: C901, PLR0912 - one case per kind of change
                     policy = _each_route(policy, weights=kept)
                 else:
                     held_back[overlay.id] = "no version it names has a healthy instance; the declared weights hold"
+            case RouteCanary() as change:
+                policy = _canaried(policy, overlay.id, change, members, held_back)
             case OpenBreaker(callee=_, caller=caller, percent=percent, respond=respond):
                 if respond == "fallback" and policy.fallback is None:
                     respond = "fail-fast"
@@ -165,6 +172,30 @@ def _faulty(policy: ServicePolicy, change: InjectFault) -> ServicePolicy:
         scoped = ScopedFault(fault, change.caller, change.route, change.version, change.instance)
         return replace(policy, faults=(*policy.faults, scoped))
     routes = (replace(r, fault=fault) if change.route in {"", r.name} else r for r in policy.routes)
+    return replace(policy, routes=tuple(routes))
+
+
+def _canaried(
+    policy: ServicePolicy, overlay: str, change: RouteCanary, members: list[Instance], held_back: dict[str, str]
+) -> ServicePolicy:
+    """Send all to the stable version, but for the canary's part, which gets a route of its own before each other."""
+    served = {instance.version for instance in healthy(members)}
+    if missing := [version for version in (change.canary, change.stable) if version not in served]:
+        held_back[overlay] = f"{missing[0]} has no healthy instance; the declared weights hold"
+        return policy
+    conditions = tuple((each.name.lower(), StringMatch(each.op, each.value)) for each in change.conditions)
+    part = {change.canary: change.percent, change.stable: 100 - change.percent}
+    routes: list[Route] = []
+    for route in _each_route(policy, weights={change.stable: 100}).routes:
+        own = replace(route, weights={version: weight for version, weight in part.items() if weight})
+        if change.mirror:
+            own = replace(route, mirror=Mirror(change.canary, change.percent))
+        if not conditions:
+            routes.append(own)
+            continue
+        matches = route.matches or (RequestMatch(),)
+        narrowed = tuple(replace(match, also=(*match.also, *conditions)) for match in matches)
+        routes += [replace(own, name=f"{route.name}.canary", matches=narrowed), route]
     return replace(policy, routes=tuple(routes))
 
 

@@ -26,6 +26,7 @@ from models.overlay import (
     Overlay,
     Owner,
     PauseCanary,
+    RouteCanary,
     RunHook,
     SetOutlierDetection,
     SetRetries,
@@ -79,7 +80,7 @@ def check(
     result = effective(declared, [*others, overlay], members, floor=floor)
     if reason := result.held_back.get(overlay.id):
         raise Refused(f"{overlay.change.kind} on {target(change)}: {reason}", hint=_way_out(change))
-    if isinstance(change, ShiftTraffic | ShiftZones):
+    if isinstance(change, ShiftTraffic | ShiftZones | RouteCanary):
         before = effective(declared, others, members, floor=floor).held_back
         if lifted := sorted(set(result.held_back) - set(before)):
             raise Refused(
@@ -89,14 +90,14 @@ def check(
 
 
 def _not_paused(overlay: Overlay, others: Iterable[Overlay]) -> None:
-    """Refuse a canary's step (an agent's shift that belongs to no incident) while its service is paused."""
+    """Refuse a canary's step (an agent's share that belongs to no incident) while its service is paused."""
     change = overlay.change
-    if not isinstance(change, ShiftTraffic) or overlay.owner is Owner.PERSON or overlay.incident:
+    if not isinstance(change, ShiftTraffic | RouteCanary) or overlay.owner is Owner.PERSON or overlay.incident:
         return
     pause = next((o for o in others if isinstance(o.change, PauseCanary) and o.change.service == change.service), None)
     if pause is not None:
         raise Refused(
-            f"shift-traffic on {change.service}: its canary is paused by {pause.id} ({pause.reason})",
+            f"{change.kind} on {change.service}: its canary is paused by {pause.id} ({pause.reason})",
             hint=f"wait, or end overlay {pause.id} first",
         )
 
@@ -134,6 +135,11 @@ def _exists(  # noqa: C901, PLR0912 - one case per kind of change
             for name, weight in weights.items():
                 if name not in versions and weight > 0:
                     _invalid(f"change.weights.{name}", f"{service} has no version `{name}`", suggest(name, versions))
+        case RouteCanary(canary=canary, stable=stable):
+            versions = sorted({instance.version for instance in members if instance.health is not Health.LOST})
+            for field_name, name in (("canary", canary), ("stable", stable)):
+                if name not in versions:
+                    _invalid(f"change.{field_name}", f"{service} has no version `{name}`", suggest(name, versions))
         case ShiftZones(weights=weights):
             zones = sorted({instance.zone for instance in members if instance.health is not Health.LOST})
             if not weights:
@@ -177,6 +183,8 @@ def _ranges(change: Change) -> Iterator[Problem]:  # noqa: C901, PLR0912 - one c
             yield from _within("keep_percent", keep, 0, 50)
         case DrainInstance() | DisableFault() | AdaptConcurrency() | PauseCanary():
             pass
+        case RouteCanary() as route:
+            yield from _canary(route)
         case OpenBreaker(percent=percent, probe_percent=probe):
             yield from _within("percent", percent, 1, 100)
             yield from _within("probe_percent", probe, 0, 50)
@@ -226,6 +234,17 @@ def _ranges(change: Change) -> Iterator[Problem]:  # noqa: C901, PLR0912 - one c
             assert_never(change)
 
 
+def _canary(route: RouteCanary) -> Iterator[Problem]:
+    yield from _within("percent", route.percent, 1, 100)
+    if route.canary == route.stable:
+        yield Problem("canary and stable are the same version", field="change.canary")
+    if not (route.conditions or route.mirror):
+        hint = "give conditions, or shift traffic by weights"
+        yield Problem("chooses no requests; empty never means all", field="change.conditions", hint=hint)
+    if any(not each.name for each in route.conditions):
+        yield Problem("names no header", field="change.conditions")
+
+
 def _within(name: str, value: float, low: float, high: float) -> Iterator[Problem]:
     if not low <= value <= high:  # also refuses NaN
         yield Problem(f"must lie between {low:g} and {high:g}, found {value:g}", field=f"change.{name}")
@@ -239,7 +258,7 @@ def _way_out(change: Change) -> str:
     match change:
         case EjectInstance() | DrainInstance():
             return "add an instance, end another ejection, or shift the version's traffic away first"
-        case ShiftTraffic():
+        case ShiftTraffic() | RouteCanary():
             return "give a weight to a version that has a healthy instance"
         case ShiftZones():
             return "add instances in the zones that shall take over"

@@ -216,6 +216,32 @@ class RunHook:
     kind: Literal["run-hook"] = "run-hook"
 
 
+@dataclass(frozen=True, slots=True)
+class HeaderIs:
+    """A condition on one request header: `exact`, `prefix`, `regex` (RE2, whole value) or `present`."""
+
+    name: str
+    op: Literal["exact", "prefix", "regex", "present"]
+    value: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteCanary:
+    """Let a canary see part of a service's requests, by what they are or as copies; all others go to `stable`.
+
+    Without `mirror`, `percent` (1–100) of the requests that fulfil all `conditions` go to `canary`. With it, `percent`
+    of those requests are copied there: the answers are thrown away, and users never wait for them.
+    """
+
+    service: str
+    canary: str
+    stable: str
+    percent: int
+    mirror: bool = False
+    conditions: tuple[HeaderIs, ...] = ()
+    kind: Literal["route-canary"] = "route-canary"
+
+
 Ejection = EjectInstance | DrainInstance
 """What takes one instance out of load balancing."""
 
@@ -235,6 +261,7 @@ Change = (
     | AdaptConcurrency
     | ShedLoad
     | PauseCanary
+    | RouteCanary
     | RunHook
 )
 
@@ -268,11 +295,13 @@ def slot(change: Change) -> tuple[str, ...]:
     """Return the place a change occupies: of two overlays in one slot only one is in force.
 
     Two ejections of different instances occupy different slots; two weight changes of one service the same one.
-    Ejecting and draining one instance compete.
+    Ejecting and draining one instance compete, and so do a canary's routes and weights of its service.
     """
     match change:
         case EjectInstance(service=service, instance=instance) | DrainInstance(service=service, instance=instance):
             return ("eject-instance", service, instance)
+        case RouteCanary(service=service):
+            return ("shift-traffic", service)
         case LimitRate(service=service, caller=caller):
             return (change.kind, service, caller)
         case InjectFault(service=service, caller=caller, route=route, version=version, instance=instance):

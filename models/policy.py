@@ -24,11 +24,20 @@ class StringMatch:
 
 @dataclass(frozen=True, slots=True)
 class RequestMatch:
-    """All given conditions must hold (a route's matches are alternatives)."""
+    """All given conditions must hold (a route's matches are alternatives). `also`: more of them, by header."""
 
     path: StringMatch | None = None
     method: StringMatch | None = None
     headers: Mapping[str, StringMatch] = field(default_factory=dict)
+    also: tuple[tuple[str, StringMatch], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """Copy `percent` of the requests to `version`; nobody waits for the copy or sees its answer."""
+
+    version: str
+    percent: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +116,7 @@ class Route:
     timeout_s: float = 15.0
     retries: Retries = Retries()
     fault: Fault | None = None
+    mirror: Mirror | None = None
 
 
 @dataclass(frozen=True, slots=True)

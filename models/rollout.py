@@ -10,17 +10,33 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from models.canary.margins import Margins, Risk
+from models.overlay import HeaderIs
 
 DAY_S = 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutStep:
-    """One step: the canary gets `weight` percent for at least `least_s`; `approval`: a person lets it go on afterwards."""
+    """One step: the canary gets `weight` percent for at least `least_s`; `approval`: a person lets it go on afterwards.
+
+    `conditions`: only of the requests that fulfil all of them. `mirror`: as copies, whose answers nobody gets.
+    """
 
     weight: int
     least_s: float = 60.0
     approval: bool = False
+    mirror: bool = False
+    conditions: tuple[HeaderIs, ...] = ()
+
+    @property
+    def rank(self) -> int:
+        """Return how much of the users' traffic this kind of step touches: none, some users', any."""
+        return 0 if self.mirror else 1 if self.conditions else 2
+
+    def __str__(self) -> str:
+        """Render for people."""
+        which = " of what matches" if self.conditions else ""
+        return f"{self.weight} %{which}{' mirrored' if self.mirror else ''}"
 
 
 @dataclass(frozen=True, slots=True)

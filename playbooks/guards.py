@@ -143,7 +143,7 @@ def mesh_checks(cause: Cause, context: Context) -> tuple[Check, ...]:
     """Return the checks that hold for any action at all."""
     limits = context.limits
     share = context.anomalous_share
-    recent = len(context.ledger.since(context.now - limits.window_s))
+    recent = sum(not each.of_canary for each in context.ledger.since(context.now - limits.window_s))
     storm = f"{percent(share)} of the mesh is anomalous beyond this cause, {percent(limits.storm_share)} stops all acts"
     busy = f"{recent} actions in the last {span(limits.window_s)}, at most {limits.actions}"
     return (
@@ -151,6 +151,27 @@ def mesh_checks(cause: Cause, context: Context) -> tuple[Check, ...]:
         _blind(cause, context),
         _frozen(limits.freeze, context.now),
         Check(GuardName.BUSY, recent < limits.actions, recent, limits.actions, busy),
+    )
+
+
+def canary_checks(context: Context) -> tuple[Check, ...]:
+    """Return the checks before a canary goes a step further: with every act of the agent counted, its own steps too.
+
+    The other way round a canary's step takes no rate and no cool-down from healing, only what capacity it holds.
+    """
+    limits = context.limits
+    recent = len(context.ledger.since(context.now - limits.window_s))
+    busy = f"{recent} actions in the last {span(limits.window_s)}, at most {limits.actions}"
+    total = sum(i.health is Health.HEALTHY for i in context.topology.instances)
+    taken = sum(context.view.taken().values()) + sum(_unseen(context).values())
+    share = taken / total if total else 1.0
+    full = (
+        f"{percent(share)} of the mesh's healthy instances are out of service, at most {percent(limits.mesh_capacity)}"
+    )
+    return (
+        _frozen(limits.freeze, context.now),
+        Check(GuardName.BUSY, recent < limits.actions, recent, limits.actions, busy),
+        _most(GuardName.MESH, share, limits.mesh_capacity, full),
     )
 
 
@@ -340,7 +361,9 @@ def _place_checks(change: Change, context: Context) -> Iterator[Check]:
 def _memory_checks(playbook: Playbook, service: str, context: Context) -> Iterator[Check]:
     """Check what the ledger remembers of this playbook and this service."""
     guard, ledger, now = playbook.spec.guard, context.ledger, context.now
-    others = [entry for entry in ledger.since(-math.inf, service=service) if not _own(entry, context)]
+    others = [
+        entry for entry in ledger.since(-math.inf, service=service) if not (entry.of_canary or _own(entry, context))
+    ]
     pause = now - others[-1].at if others else math.inf
     message = f"{service} was not touched before"
     if others:

@@ -21,6 +21,10 @@ PENDING_S: Final = 900.0
 """An action that nobody settled for so long counts as over, seconds (its overlay's lease ended long before)."""
 
 
+CANARY: Final = "canary/"
+"""Begins the `playbook` of a canary's steps; they stay pending, for they neither help nor fail an incident."""
+
+
 class Outcome(StrEnum):
     """How an action ended."""
 
@@ -42,6 +46,11 @@ class Entry:
     outcome: Outcome = Outcome.PENDING
     incident: str = ""
     step: str = ""
+
+    @property
+    def of_canary(self) -> bool:
+        """Tell whether this is a canary's step."""
+        return self.playbook.startswith(CANARY)
 
 
 @dataclass(frozen=True, slots=True)

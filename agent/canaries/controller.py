@@ -23,6 +23,7 @@ from agent.canaries.guide import Guide, begin, fresh
 from agent.canaries.record import FINAL, RECORD, CanaryView, Command, Record, State
 from agent.canaries.surroundings import MARK, Surroundings, ours
 from agent.canaries.tap import Tap
+from agent.canaries.ties import Ties
 from agent.chronicle import Chronicle, Who
 from agent.incidents import Incident
 from agent.mesh import MeshView
@@ -30,7 +31,7 @@ from agent.ports import Clock, Fence
 from agent.store import Store
 from agent.timeline import Timeline
 from models.errors import Broken, Conflict, FibrinError, InvalidInput, NotFound
-from models.overlay import ShiftTraffic
+from models.overlay import RouteCanary, ShiftTraffic
 from models.rollout import Rollout
 
 log = structlog.get_logger(__name__)
@@ -43,7 +44,7 @@ RETRY_S: Final = 1.0
 @dataclass(frozen=True, slots=True)
 class CanaryTools:
     """What the controller works with. `source` reads the declared canaries, `incidents` gives those of the loop, `stopped`
-    says why nothing may be done (the kill switch).
+    says why nothing may be done (the kill switch). `ties` to ledger and pager; None for a controller by itself.
     """
 
     source: Callable[[], Awaitable[tuple[Rollout, ...]]]
@@ -60,6 +61,7 @@ class CanaryTools:
     lease_s: float = 30.0
     tick_s: float = 0.2
     observe_only: bool = False
+    ties: Ties | None = None
 
 
 class CanaryController:
@@ -96,6 +98,8 @@ class CanaryController:
             self._see(now)
             for guide in list(self._guides.values()):
                 await self._drive(guide, now)
+            shadows = [guide.rollout for guide in self._guides.values() if guide.shadows(now)]
+            self._t.tap.shadows = frozenset((rollout.service, rollout.canary) for rollout in shadows)
 
     # What people see and say
 
@@ -223,8 +227,8 @@ class CanaryController:
         token = self._t.fence.token
         if token is None or self._t.observe_only or self._t.stopped():
             return
-        current = {guide.record.overlay for guide in self._guides.values() if guide.record.weights(guide.rollout)}
-        waiting = {g.record.name for g in self._guides.values() if g.record.weights(g.rollout) and not g.laid}
+        current = {guide.record.overlay for guide in self._guides.values() if guide.record.change(guide.rollout)}
+        waiting = {g.record.name for g in self._guides.values() if g.record.change(g.rollout) and not g.laid}
         for overlay in self._t.mesh.overlays:
             if not ours(overlay) or overlay.id in current or overlay.incident.removeprefix(MARK) in waiting:
                 continue
@@ -250,7 +254,7 @@ class CanaryController:
         move = decide(guide.rollout, guide.record, guide.judgement, self._eyes.around(guide, now))
         guide.holding = move.holding if isinstance(move, Stay) else ""
         if not isinstance(move, Stay):
-            hindered = self._hindered()
+            hindered = self._hindered() or self._crowded(move, now)
             if hindered:
                 guide.holding = hindered
             elif now >= guide.retry_at:
@@ -283,6 +287,11 @@ class CanaryController:
             guide.comparison.step()
             guide.judgement = guide.comparison.judgement()
         self._tell(guide, now, f"{_words(move)}: {move.reason}")
+        if self._t.ties is None:
+            return
+        await self._t.ties.stepped(guide.rollout, changed, now)
+        if isinstance(move, RollBack):
+            self._t.ties.page(guide.rollout, move.reason, now)
 
     async def _keep(self, guide: Guide, record: Record, now: float) -> None:
         """Store a record, then take it as true."""
@@ -295,8 +304,8 @@ class CanaryController:
     async def _close(self, guide: Guide, now: float) -> None:
         """Close the difference between what is laid and what the record asks for."""
         record, token = guide.record, self._t.fence.token
-        weights = record.weights(guide.rollout)
-        if weights is None or now < guide.retry_at or token is None or self._t.observe_only:
+        change = record.change(guide.rollout)
+        if change is None or now < guide.retry_at or token is None or self._t.observe_only:
             return
         if self._eyes.person(guide, now):
             guide.laid = ""
@@ -305,7 +314,7 @@ class CanaryController:
             if guide.laid != record.overlay:
                 if self._t.stopped():
                     return
-                await self._lay(guide, ShiftTraffic(guide.rollout.service, dict(weights)), token, now)
+                await self._lay(guide, change, token, now)
             elif self._t.mesh.overlays_at > guide.laid_at and not self._exists(record.overlay):
                 await self._gone(guide, now)
             elif now - guide.renewed_at >= self._t.lease_s / 3 and await self._t.actuator.renew(
@@ -319,7 +328,7 @@ class CanaryController:
             guide.retry_at, guide.holding = now + RETRY_S, error.message
             log.info("canary.not_laid", canary=record.name, overlay=record.overlay, error=error.message)
 
-    async def _lay(self, guide: Guide, change: ShiftTraffic, token: int, now: float) -> None:
+    async def _lay(self, guide: Guide, change: ShiftTraffic | RouteCanary, token: int, now: float) -> None:
         record = guide.record
         reason = f"canary {record.name}: {record.reason or record.state}"[:1000]
         await self._t.actuator.lay(
@@ -343,6 +352,10 @@ class CanaryController:
         self._tell(guide, now, f"paused by {why}; `fibrin canary resume {guide.rollout.name}` goes on")
 
     # Circumstances
+
+    def _crowded(self, move: Move, now: float) -> str:
+        """Return why the mesh has no room for a step; going back needs none."""
+        return "" if self._t.ties is None or isinstance(move, RollBack) else self._t.ties.crowded(now)
 
     def _hindered(self) -> str:
         """Return why nothing may be done now, "" when it may."""

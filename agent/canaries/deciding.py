@@ -71,7 +71,7 @@ def decide(rollout: Rollout, record: Record, judgement: Judgement, around: Aroun
         return Stay(around.blind)
     if record.state is State.WAITING:
         gate = around.missing or around.incident or _gates(rollout, record, around)
-        return Stay(gate) if gate else Advance(0, f"{rollout.steps[0].weight} % to begin with")
+        return Stay(gate) if gate else Advance(0, f"{rollout.steps[0]} to begin with")
     if judgement.verdict is Verdict.ROLL_BACK:
         return RollBack(judgement.reason)
     return _forward(rollout, record, judgement, around)

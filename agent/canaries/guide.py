@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from agent.canaries.record import CanaryView, Record
+from agent.canaries.record import CanaryView, Record, State
 from agent.mesh import MeshView
 from models.canary import Comparison, Judgement, Verdict
 from models.canary.comparison import Fleet
@@ -13,6 +13,9 @@ from models.domain import Health, Topology
 from models.overlay import EjectInstance
 from models.rollout import Rollout
 from models.signals import Outcomes, Saturation, Series
+
+ECHO_S = 5.0
+"""How long copies may still be answered and told of after they are no longer made, seconds."""
 
 OUT = frozenset({Health.UNHEALTHY, Health.LOST})
 
@@ -48,9 +51,23 @@ class Guide:
             _fleet(mesh.topology, service, version, ejected) for version in (self.rollout.canary, self.rollout.stable)
         )
         mine = {series: found for series, found in outcomes.items() if series.callee == service}
+        self.comparison.shadow = self.mirrored
         self.comparison.add(elapsed_s, mine, saturation=saturation, fleets=(fleets[0], fleets[1]))
         if self.judgement.verdict is not Verdict.ROLL_BACK:  # once proven it stays so, until it is acted upon
             self.judgement = self.comparison.judgement()
+
+    @property
+    def mirrored(self) -> bool:
+        """Tell whether the canary sees copies only, so that what it answers reaches nobody."""
+        return self.record.state is State.PROGRESSING and self.rollout.steps[self.record.step].mirror
+
+    def shadows(self, now: float) -> bool:
+        """Tell whether what the canary's own sidecar reports now may be about copies."""
+        record, steps = self.record, self.rollout.steps
+        if record.step < 0 or self.mirrored:
+            return self.mirrored
+        before = record.step - 1 if record.state is State.PROGRESSING else record.step
+        return before >= 0 and steps[before].mirror and now - record.since < ECHO_S
 
     def missing(self, topology: Topology) -> str:
         """Return which version has no healthy instance, "" when both have one."""
@@ -91,7 +108,14 @@ class Guide:
                 for one in judged.signals
             },
             overlay=self.laid,
+            what=self._what(),
         )
+
+    def _what(self) -> str:
+        if self.record.state is not State.PROGRESSING:
+            return "requests"
+        step = self.rollout.steps[self.record.step]
+        return ("copies of " if step.mirror else "") + ("matching requests" if step.conditions else "requests")
 
 
 def fresh(rollout: Rollout, now: float) -> Record:

@@ -10,6 +10,7 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
+from models.overlay import RouteCanary, ShiftTraffic
 from models.rollout import Rollout
 
 FULL: Final = 100
@@ -58,8 +59,20 @@ class Record:
     yielded: bool = False
     created_at: float = 0.0
 
+    def change(self, rollout: Rollout) -> ShiftTraffic | RouteCanary | None:
+        """Return what this state asks to be laid, None when what people declared holds."""
+        weights = self.weights(rollout)
+        if weights is None:
+            return None
+        if self.state is State.PROGRESSING:
+            step = rollout.steps[self.step]
+            if step.mirror or step.conditions:
+                given = rollout.service, rollout.canary, rollout.stable
+                return RouteCanary(*given, step.weight, step.mirror, step.conditions)
+        return ShiftTraffic(rollout.service, dict(weights))
+
     def weights(self, rollout: Rollout) -> Mapping[str, int] | None:
-        """Return the weights this state asks for, None when what people declared holds."""
+        """Return the percent of each version in what this state is about, None when what people declared holds."""
         match self.state:
             case _ if self.yielded:
                 return None
@@ -88,7 +101,7 @@ RECORD: Final = TypeAdapter(Record)
 
 @dataclass(frozen=True, slots=True)
 class CanaryView:
-    """What people see. `weight` is what the canary is meant to have now, percent; `holding` is why it does not go on ("" when
+    """What people see. `weight` is what the canary is meant to have now, percent of `what`; `holding` is why it does not go on ("" when
     it just waits for evidence); ratios 0–1, medians in seconds (None: not known).
     """
 
@@ -112,6 +125,7 @@ class CanaryView:
     rollback_nats: float
     signals: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     overlay: str = ""
+    what: str = "requests"
 
 
 CANARY: Final = TypeAdapter(CanaryView)

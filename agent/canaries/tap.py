@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from agent.ports import Sight
-from models.signals import Outcomes, Saturation, Series
+from models.signals import Outcomes, Saturation, Series, Side
 
 
 class Tap:
-    """A `Sight` that passes everything on and keeps a copy of what concerns `watched` services until it is taken."""
+    """A `Sight` that passes on what users met, and keeps a copy of what concerns `watched` services until it is taken.
+
+    `shadows` are (service, version) that see copies of requests: what their own sidecars tell of them is no user's trouble.
+    """
 
     def __init__(self, sight: Sight) -> None:
         self._sight = sight
         self._kept: dict[Series, Outcomes] = {}
         self.watched: frozenset[str] = frozenset()
+        self.shadows: frozenset[tuple[str, str]] = frozenset()
 
     def take_tick(self, now: float) -> Mapping[Series, Outcomes]:
         """Return and forget the outcomes that arrived since the last call."""
@@ -23,7 +27,11 @@ class Tap:
             if series.callee in self.watched:
                 kept = self._kept.setdefault(series, Outcomes())
                 kept += found
-        return taken
+        if not self.shadows:
+            return taken
+        return {
+            s: o for s, o in taken.items() if s.side is not Side.SERVER or (s.callee, s.version) not in self.shadows
+        }
 
     def take(self) -> dict[Series, Outcomes]:
         """Return and forget the copy."""

@@ -8,6 +8,8 @@
       canary: v2
       stable: v1
       steps:
+      - {mirror: 20, for: 1m}
+      - {weight: 100, match: {cookies: {beta: {exact: "yes"}}}, for: 2m}
       - {weight: 10, for: 2m}
       - {weight: 50, for: 5m, approval: true}
       analysis:
@@ -28,15 +30,21 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from control.resources.schema import Host, Metadata, Name, Shape, check_hosts
+from control.resources.schema import Host, Metadata, Name, Shape, StringMatchSpec, check_hosts
 from control.resources.values import Duration, PositiveDuration, share
 from models.canary.margins import Margins, Risk
 from models.errors import InvalidInput
+from models.overlay import HeaderIs
 from models.rollout import Freeze, Rollout, RolloutStep
 
 API_VERSIONS: Final = ("fibrin.dev/v1",)
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 MOST_STEPS: Final = 50
+SAFE: Final = HeaderIs(":method", "regex", "GET|HEAD")
+"""What may be done twice without harm (RFC 9110, 9.2.1)."""
+
+_ALL: Final = 100
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 _CLOCK: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")
 
 
@@ -57,12 +65,82 @@ Share = Annotated[float, BeforeValidator(_share)]
 Clock = Annotated[int, BeforeValidator(_clock)]
 
 
-class StepSpec(Shape):
-    """One step: the canary's percent of traffic, how long at least, and whether a person has to let it go on."""
+class SelectSpec(Shape):
+    """Which requests: all conditions must hold. A cookie's condition is on its value."""
 
-    weight: int = Field(ge=1, le=99)
+    headers: dict[str, StringMatchSpec] = Field(default_factory=dict)
+    cookies: dict[str, StringMatchSpec] = Field(default_factory=dict)
+    methods: tuple[Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"], ...] = Field(
+        default=(), strict=False
+    )
+
+    @field_validator("headers", "cookies")
+    @classmethod
+    def _names(cls, value: dict[str, StringMatchSpec]) -> dict[str, StringMatchSpec]:
+        for name in value:
+            if not _TOKEN.fullmatch(name):
+                raise ValueError(f"`{name}` is not the name of a header or cookie")
+        return value
+
+    def read(self) -> tuple[HeaderIs, ...]:
+        """Return the conditions, by header."""
+        found = [_condition(name.lower(), spec) for name, spec in sorted(self.headers.items())]
+        found += [_cookie(name, spec) for name, spec in sorted(self.cookies.items())]
+        if self.methods:
+            found.append(HeaderIs(":method", "regex", "|".join(sorted(set(self.methods)))))
+        return tuple(found)
+
+
+def _condition(name: str, spec: StringMatchSpec) -> HeaderIs:
+    if spec.exact is not None:
+        return HeaderIs(name, "exact", spec.exact)
+    if spec.prefix is not None:
+        return HeaderIs(name, "prefix", spec.prefix)
+    return HeaderIs(name, "present") if spec.regex is None else HeaderIs(name, "regex", spec.regex)
+
+
+def _cookie(name: str, spec: StringMatchSpec) -> HeaderIs:
+    """One cookie among those of the `cookie` header (RFC 6265, 4.2.1: `a=1; b=2`)."""
+    value = "[^;]*"
+    if spec.exact is not None:
+        value = re.escape(spec.exact)
+    elif spec.prefix is not None:
+        value = re.escape(spec.prefix) + "[^;]*"
+    elif spec.regex is not None:
+        value = f"(?:{spec.regex})"
+    return HeaderIs("cookie", "regex", rf"(?:.*;\s*)?{re.escape(name)}={value}(?:;.*)?")
+
+
+class StepSpec(Shape):
+    """One step: what the canary gets, how long at least, and whether a person has to let it go on.
+
+    `weight` is a percent of the service's requests, or of those that `match`. `mirror` is a percent of the requests that
+    are copied instead: of GET and HEAD only, unless `match` says otherwise, for a copied write would be done twice.
+    """
+
+    weight: int | None = Field(default=None, ge=1, le=100)
+    mirror: int | None = Field(default=None, ge=1, le=100)
+    match: SelectSpec | None = None
     least: Duration = Field(default=60.0, alias="for")
     approval: bool = False
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.weight is None) == (self.mirror is None):
+            raise ValueError("takes one of weight and mirror")
+        if self.match is not None and not self.match.read():
+            raise ValueError("an empty match would match everything; give headers, cookies or methods, or drop `match`")
+        if self.weight == _ALL and self.match is None:
+            raise ValueError("weight must be less than or equal to 99: the canary takes everything when it is promoted")
+        return self
+
+    def read(self) -> RolloutStep:
+        """Return what the agent drives."""
+        mirror = self.mirror is not None
+        conditions = self.match.read() if self.match else ()
+        if mirror and all(each.name != ":method" for each in conditions):
+            conditions += (SAFE,)
+        return RolloutStep(self.mirror or self.weight or 0, self.least, self.approval, mirror, conditions)
 
 
 class MarginsSpec(Shape):
@@ -132,12 +210,9 @@ class CanarySpec(Shape):
 
     @field_validator("match", "mirror")
     @classmethod
-    def _to_come(cls, value: object) -> object:
+    def _belongs_to_a_step(cls, value: object) -> object:
         if value is not None:
-            raise ValueError(
-                "not supported yet: a canary moves weights only; for headers or cookies declare a rule with"
-                " match.headers and its own subset in the VirtualService"
-            )
+            raise ValueError("belongs to a step: `steps: [{mirror: 20}, {weight: 100, match: {headers: ...}}]`")
         return value
 
     @field_validator("service")
@@ -149,9 +224,13 @@ class CanarySpec(Shape):
     @field_validator("steps")
     @classmethod
     def _rising(cls, value: list[StepSpec]) -> list[StepSpec]:
-        weights = [step.weight for step in value]
-        if sorted(set(weights)) != weights:
-            raise ValueError(f"the weights must rise from step to step, found {', '.join(map(str, weights))}")
+        steps = [step.read() for step in value]
+        sizes = [(step.rank, step.weight) for step in steps]
+        if sorted(set(sizes)) != sizes:
+            found = ", ".join(map(str, steps))
+            raise ValueError(
+                f"the weights must rise from step to step, copies first, then what matches, then all; found {found}"
+            )
         return value
 
     @model_validator(mode="after")
@@ -181,7 +260,7 @@ def rollout(name: str, service: str, spec: CanarySpec, *, generation: int, creat
         service=service,
         canary=spec.canary,
         stable=spec.stable,
-        steps=tuple(RolloutStep(step.weight, step.least, step.approval) for step in spec.steps),
+        steps=tuple(step.read() for step in spec.steps),
         automatic=spec.promotion == "automatic",
         margins=margins,
         risk=risk,

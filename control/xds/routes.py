@@ -45,6 +45,8 @@ from models.policy import Breaker, ServicePolicy
 
 FAULT_FILTER: Final = "envoy.filters.http.fault"
 BREAKER_HEADER: Final = "x-fibrin-breaker"
+MIRROR_HEADER: Final = "x-fibrin-mirror"
+"""On the copy of a request that a canary sees: its answer reaches nobody."""
 UNREACHED_HEADER: Final = "x-fibrin-unreached"
 """On the answer of a callee's sidecar that could not connect to its application: no request got there, so one that may
 be repeated after a failed connection may be repeated after this."""
@@ -175,9 +177,22 @@ def _action(service: str, route: wanted.Route) -> Message:
             for version, weight in shares.items()
         ]
         action.weighted_clusters.CopyFrom(WeightedCluster(clusters=parts))
+    if route.mirror is not None:
+        action.request_mirror_policies.append(_mirror(service, route.mirror))
     if route.retries.attempts > 0:
         action.retry_policy.CopyFrom(_retries(route.retries))
     return action
+
+
+def _mirror(service: str, mirror: wanted.Mirror) -> Message:
+    """A copy is addressed as the request was (no `-shadow`), and says that it is one."""
+    policy = RouteAction.RequestMirrorPolicy(
+        cluster=version_cluster(service, mirror.version),
+        runtime_fraction=RuntimeFractionalPercent(default_value=percentage(mirror.percent)),
+        disable_shadow_host_suffix_append=True,
+    )
+    policy.request_headers_mutations.add().append.CopyFrom(header_option(MIRROR_HEADER, "1"))
+    return policy
 
 
 def _retries(retries: wanted.Retries) -> Message:
@@ -235,7 +250,7 @@ def _match(match: wanted.RequestMatch) -> Message:
     conditions = dict(match.headers)
     if match.method is not None:
         conditions[":method"] = match.method
-    for name, condition in sorted(conditions.items()):
+    for name, condition in (*sorted(conditions.items()), *match.also):
         message.headers.append(_header(name.lower(), condition))
     return message
 

@@ -214,6 +214,7 @@ def node_resources(node: Node, known: frozenset[str], options: MeshOptions) -> M
 
 def _versions_that_matter(policy: ServicePolicy, instances: Iterable[Instance]) -> set[str]:
     named = {version for route in policy.routes for version, weight in route.weights.items() if weight > 0}
+    named |= {route.mirror.version for route in policy.routes if route.mirror is not None}
     present = {instance.version for instance in instances if instance.version}
     return named | (present if len(present | named) > 1 else set())
 

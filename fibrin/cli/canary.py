@@ -18,6 +18,7 @@ _COLUMNS: Final = (
     Column("STABLE", lambda c: c.stable),
     Column("STEP", lambda c: f"{c.step}/{c.steps}"),
     Column("WEIGHT", lambda c: f"{c.weight}%"),
+    Column("OF", lambda c: c.what, wide=True),
     Column("STATE", lambda c: f"{c.state} (paused)" if c.paused else c.state),
     Column("VERDICT", lambda c: c.verdict),
     Column("REASON", lambda c: c.holding or c.reason, wide=True),
@@ -62,7 +63,7 @@ def _tell(name: str, command: Command, target: Target) -> None:
         async with target.agent() as agent:
             seen = await agent.tell_canary(name, command)
         paused = f", paused by {seen.paused}" if seen.paused else ""
-        click.echo(f"canary/{seen.name} {seen.state}, {seen.canary} has {seen.weight} %{paused}")
+        click.echo(f"canary/{seen.name} {seen.state}, {seen.canary} has {seen.weight} % of {seen.what}{paused}")
 
     run(go())
 
@@ -104,7 +105,7 @@ def _story(seen: CanaryView) -> str:
     lines = [
         f"Name:      {seen.name}",
         f"Service:   {seen.service}: {seen.canary} to replace {seen.stable}",
-        f"State:     {seen.state}, step {seen.step} of {seen.steps}, {seen.weight} % for {age(seen.since)}",
+        f"State:     {seen.state}, step {seen.step} of {seen.steps}, {seen.weight} % of {seen.what} for {age(seen.since)}",
         f"Verdict:   {seen.verdict}",
         f"Reason:    {seen.reason or '<none>'}",
         f"Holding:   {seen.holding or '<none>'}",

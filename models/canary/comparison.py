@@ -3,7 +3,7 @@
 Strata are callers (the series of attempts carry no route): a caller's requests to the canary are compared only with the same
 caller's to the stable version, so that another mix of traffic is no difference. What counts is each *attempt* at the caller's
 sidecar: an error hidden by a retry counts, a request that an open breaker answered does not. Where no caller has a sidecar
-(the entrance of the mesh), the callee's own sidecar speaks.
+(the entrance of the mesh), the callee's own sidecar speaks; so it does of copies (`shadow`), which no caller waits for.
 
 Signals share one budget of false rollbacks: each stakes `STAKES` of it, and their capitals add up (an average of test
 martingales is one).
@@ -94,6 +94,7 @@ class Comparison:
         self.service, self.canary, self.stable = service, canary, stable
         self.margins, self.risk = margins or Margins(), risk or Risk()
         self.least_requests = least_requests
+        self.shadow = False  # whether the canary sees copies: both versions are judged by what their own sidecars say
         self.parts = Parts(1, 1, self.margins)
         self.sums = Sums()
         self._strata: dict[str, int] = {}
@@ -212,7 +213,11 @@ class Comparison:
             (s, o)
             for s, o in mine
             if s.version in {self.canary, self.stable}
-            and (s.side is Side.ATTEMPT or (s.side is Side.SERVER and not s.caller and "" not in called))
+            and (
+                s.side is Side.SERVER
+                if self.shadow
+                else s.side is Side.ATTEMPT or (s.side is Side.SERVER and not s.caller and "" not in called)
+            )
         ]
         self._make_room(judged)
         strata, instances = max(1, len(self._strata)), max(1, len(self._instances))
@@ -234,7 +239,8 @@ class Comparison:
                 tick.stable_latency[row, column] += found.latency
             if series.side is Side.SERVER:
                 tick.client[row] += found.requests
-        self._unserved(mine, tick, fleets)
+        if not self.shadow:
+            self._unserved(mine, tick, fleets)
         return tick
 
     def _unserved(self, mine: list[tuple[Series, Outcomes]], tick: _Tick, fleets: tuple[Fleet, Fleet] | None) -> None:

@@ -42,6 +42,7 @@ spec:
   canary: v2
   stable: v1
   steps:
+  - {mirror: 60, for: 1s}
   - {weight: 20, for: %s}
   - {weight: 50, for: 1s}
   analysis:
@@ -67,7 +68,7 @@ async def weights(cluster: Cluster) -> dict[str, int]:
 
 
 async def test_a_good_canary_takes_over_a_bad_one_goes_back_and_an_abort_holds(tmp_path: Path) -> None:
-    """One running shop, three canaries: promoted through both steps; aborted by a person; rolled back for its errors."""
+    """One running shop, three canaries: promoted through copies and both weights; aborted by a person; rolled back for its errors."""
     cluster = Cluster(Options(rate=60.0, state_dir=tmp_path / "s"))
     async with cluster, AgentClient.from_state_dir(cluster.state_dir) as reader:
         token = (cluster.state_dir / "operator.token").read_text(encoding="utf-8").strip()
@@ -85,18 +86,22 @@ async def test_a_good_canary_takes_over_a_bad_one_goes_back_and_an_abort_holds(t
 
         await apply("1s")
         await until("the promotion", lambda: state("promoted"))
-        assert {one.weight for one in seen if one.state == "progressing"} == {20, 50}
+        steps = {(one.weight, one.what) for one in seen if one.state == "progressing"}
+        assert steps == {(60, "copies of matching requests"), (20, "requests"), (50, "requests")}
+        assert any(one.requests > 0 for one in seen if one.weight == 60), (
+            "judged by what its own sidecar tells of copies"
+        )
         await until("all traffic on v2", lambda: _are(cluster, {"v2": 100}))
 
         await apply("10m")
-        await until("the first step", lambda: state("progressing", 1))
+        await until("the first step", lambda: state("progressing", 2))
         await until("20 % on v2", lambda: _are(cluster, {"v1": 80, "v2": 20}))
         async with AgentClient(reader.url, token=token, actor="ada") as operator:
             assert (await operator.tell_canary("catalog", Command.ABORT)).state == "aborted"
         assert await weights(cluster) == {"v1": 100}
 
         await apply("11m")
-        await until("the first step again", lambda: state("progressing", 1))
+        await until("the first step again", lambda: state("progressing", 2))
         await faults.apply(VersionErrors("catalog", "v2", 0.5), cluster)
         onset = time.time()
         await until("the rollback", lambda: state("rolled-back"))

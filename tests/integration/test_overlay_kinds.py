@@ -18,16 +18,18 @@ from models.overlay import (
     DisableFault,
     DrainInstance,
     EjectInstance,
+    HeaderIs,
     InjectFault,
     LimitRate,
     OpenBreaker,
     Overlay,
     Owner,
+    RouteCanary,
     ShedLoad,
     ShiftZones,
     target,
 )
-from models.policy import Fault, Route, ServicePolicy
+from models.policy import Fault, RequestMatch, Route, ServicePolicy, StringMatch
 
 from .test_xds_mesh import Mesh, catalog, running, until
 
@@ -245,3 +247,57 @@ async def test_a_spread_delay_is_drawn_per_request(mesh: Mesh) -> None:
         took.append(time.monotonic() - begun)
     assert 5 < sum(each < 0.1 for each in took) < 35
     assert max(took) > 2 * min(took)
+
+
+@pytest.fixture
+async def pair(tmp_path: Path) -> AsyncIterator[Mesh]:
+    """A shop, and a catalog of two versions."""
+    async with running(tmp_path) as mesh:
+        await mesh.join("shop", "v1", "shop-1")
+        for version in ("v1", "v2"):
+            await mesh.join("catalog", version, f"catalog-{version}")
+        await mesh.ready()
+        yield mesh
+
+
+async def test_a_canary_gets_what_matches_and_nobody_else_notices(pair: Mesh) -> None:
+    """By header and by cookie, in the rules that are declared; without the overlay all is as it was."""
+    timed = RequestMatch(path=StringMatch("prefix", "/slow"))
+    declared = ServicePolicy("catalog", routes=(Route("slow", (timed,), {"v1": 1}), Route(weights={"v1": 1})))
+    cookie = HeaderIs("cookie", "regex", r"(?:.*;\s*)?beta=yes(?:;.*)?")
+    for condition, mine, other in (
+        (HeaderIs("X-Beta", "exact", "1"), {"x-beta": "1"}, {"x-beta": "2"}),
+        (cookie, {"cookie": "a=1; beta=yes"}, {"cookie": "beta=yesterday"}),
+    ):
+        await lay(pair, RouteCanary("catalog", "v2", "v1", 100, conditions=(condition,)), declared=declared)
+        for path in ("", "slow/1"):
+            assert (await pair.get("shop-1", URL + path, **mine))[1] == "catalog-v2"
+            assert (await pair.get("shop-1", URL + path, **other))[1] == "catalog-v1"
+            assert (await pair.get("shop-1", URL + path))[1] == "catalog-v1"
+    await lay(pair, declared=declared)
+    assert (await pair.get("shop-1", URL, **{"x-beta": "1"}))[1] == "catalog-v1"
+
+
+async def test_copies_reach_the_canary_and_its_answers_nobody(pair: Mesh) -> None:
+    """A failing canary sees copies of reads, addressed as the request was; users get the stable version's answers."""
+    declared = ServicePolicy("catalog", routes=(Route(weights={"v1": 1}),))
+    pair.answers["catalog-v2"] = 500
+    safe = HeaderIs(":method", "regex", "GET|HEAD")
+    await lay(pair, RouteCanary("catalog", "v2", "v1", 50, mirror=True, conditions=(safe,)), declared=declared)
+    found = await pair.many(200, "shop-1", URL)
+    assert found == {(200, "catalog-v1"): 200}
+
+    async def copied() -> bool:
+        return 60 <= len(copies()) <= 140
+
+    def copies() -> list[dict[str, str]]:
+        return [seen for seen in pair.seen if seen["at"] == "catalog-v2"]
+
+    await until(copied, "about half the requests copied")
+    assert {(seen["Host"], seen["x-fibrin-mirror"]) for seen in copies()} == {("catalog", "1")}
+    before = len(copies())
+    async with pair.session.post(URL, proxy=f"http://{pair.instances['shop-1'].address}:15001") as response:
+        assert response.status == 200
+    await lay(pair, declared=declared)
+    assert (await pair.many(60, "shop-1", URL)) == {(200, "catalog-v1"): 60}
+    assert len(copies()) == before, "no write and nothing after the end is copied"

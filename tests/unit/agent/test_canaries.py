@@ -17,21 +17,25 @@ from agent.canaries.controller import CanaryController, CanaryTools
 from agent.canaries.deciding import Advance, Around, Promote, RollBack, Stay, decide
 from agent.canaries.record import Command, Record, State
 from agent.canaries.tap import Tap
+from agent.canaries.ties import Ties
 from agent.chronicle import Chronicle
 from agent.client import AgentClient
 from agent.incidents import Incident
 from agent.mesh import MeshView
+from agent.planner import PlaybookPlanner
 from agent.store import Store
 from agent.timeline import Timeline
 from models.canary import Judgement, Verdict
 from models.domain import Health, Topology
 from models.errors import Broken, Conflict, InvalidInput, NotFound, Refused, Unavailable
 from models.incident import Cause, CauseKind, Signal
-from models.overlay import Overlay, Owner, ShiftTraffic
+from models.overlay import EjectInstance, HeaderIs, Overlay, Owner, RouteCanary, ShiftTraffic
 from models.rollout import Freeze, Rollout, RolloutStep
 from models.signals import BOUNDS_S, BUCKETS, Outcomes, Series, Side
+from playbooks.guards import Limits
+from playbooks.ledger import Ledger
 
-from .conftest import TOPOLOGY, Clock, FakeFence, FakeSight, ListAudit
+from .conftest import TOPOLOGY, Clock, FakeFence, FakeSight, ListAudit, ListPager
 from .test_api import Backend
 
 TICK_S = 0.2
@@ -61,9 +65,11 @@ class Play:
         self.rollouts: tuple[Rollout, ...] = (ROLLOUT,)
         self.incidents: list[Incident] = []
         self.traffic = Traffic()
+        self.passed_on: set[Series] = set()
         self.rng = np.random.default_rng(1)
         self.control_away = False
         self.stopped = ""
+        self.planner, self.pager = PlaybookPlanner((), Limits()), ListPager()
         self.store: Store
         self.tap: Tap
         self.controller: CanaryController
@@ -86,6 +92,7 @@ class Play:
                 clock=self.clock,
                 stopped=lambda: self.stopped,
                 lease_s=30.0,
+                ties=Ties(self.planner, self.store, self.mesh, self.pager),
             )
         )
 
@@ -115,7 +122,7 @@ class Play:
             self.mesh.overlays = await self.actuator.overlays()
             self.mesh.overlays_at = self.clock.now
             self._serve()
-            self.tap.take_tick(self.clock.now)
+            self.passed_on |= set(self.tap.take_tick(self.clock.now))
             await self.controller.tick()
             if until():
                 return (k + 1) * TICK_S
@@ -123,13 +130,24 @@ class Play:
 
     def _serve(self) -> None:
         weights = self.weights
+        routed = next((o.change for o in self.mesh.overlays if isinstance(o.change, RouteCanary)), None)
         self.mesh.set_topology(replace(TOPOLOGY, weights={"catalog": {v: w / 100 for v, w in weights.items()}}))
+        if routed is not None and routed.mirror:
+            self._answered(Side.SERVER, {"v1": 100, "v2": routed.percent})
+        elif routed is not None:
+            weights = {"v1": 100 - routed.percent // 5, "v2": routed.percent // 5}  # a fifth of the requests match
+        self._answered(Side.ATTEMPT, weights)
+
+    def _answered(self, side: Side, weights: dict[str, int]) -> None:
         for version, share in weights.items():
             n = int(self.rng.poisson(self.traffic.rps * TICK_S * share / 100))
             if n:
                 bucket = np.searchsorted(BOUNDS_S, 0.02 * np.exp(0.3 * self.rng.standard_normal(n)))
                 errors = int(self.rng.binomial(n, self.traffic.errors[version]))
-                series = Series(Side.ATTEMPT, "front", "catalog", version, f"catalog-{version}-1", "front-1")
+                instance = f"catalog-{version}-1"
+                series = Series(
+                    side, "front", "catalog", version, instance, instance if side is Side.SERVER else "front-1"
+                )
                 self.sight.next[series] = Outcomes(n, errors, latency=np.bincount(bucket, minlength=BUCKETS))
 
 
@@ -477,3 +495,68 @@ def test_the_tap_takes_nothing_away() -> None:
     kept = tap.take()
     assert (set(kept), kept[mine].requests) == ({mine}, 6)
     assert tap.take() == {}
+
+
+BETA = (HeaderIs("x-beta", "present"),)
+KINDS = replace(
+    ROLLOUT,
+    steps=(RolloutStep(50, 5.0, mirror=True), RolloutStep(100, 5.0, conditions=BETA), RolloutStep(50, 5.0)),
+)
+
+
+def routed(play: Play) -> list[RouteCanary]:
+    """Return the canary's routes in force."""
+    return [o.change for o in play.mesh.overlays if isinstance(o.change, RouteCanary)]
+
+
+async def test_copies_then_some_users_then_all(play: Play) -> None:
+    """A canary proves itself on copies, then on requests that match, then by weight, and takes over."""
+    play.rollouts = (KINDS,)
+    assert await play.run(10, lambda: bool(routed(play))) < 10
+    assert routed(play) == [RouteCanary("catalog", "v2", "v1", 50, mirror=True)]
+    view = play.controller.view("catalog")
+    assert (view.weight, view.what) == (50, "copies of requests")
+    assert await play.run(120, lambda: [r.conditions for r in routed(play)] == [BETA]) < 120
+    assert play.controller.view("catalog").what == "matching requests"
+    assert await play.run(120, lambda: play.weights["v2"] == 50) < 120
+    assert await play.run(120, lambda: play.state == "promoted") < 120
+    assert not routed(play)
+    assert not play.pager.pages
+
+
+async def test_a_canary_that_fails_on_copies_goes_back_and_nobody_is_alarmed(play: Play) -> None:
+    """Its own sidecar's answers condemn it; the healing loop never sees them; a person is told once."""
+    play.rollouts = (KINDS,)
+    play.traffic.errors["v2"] = 0.2
+    assert await play.run(20, lambda: play.state == "rolled-back") < 20
+    await play.run(1)
+    assert not routed(play)
+    assert play.weights == {"v1": 100, "v2": 0}
+    assert not [s for s in play.passed_on if s.version == "v2" and s.side is Side.SERVER]
+    (page,) = play.pager.pages
+    assert "canary catalog of catalog was rolled back: v2 fails" in page
+
+
+async def test_a_canary_that_fails_those_who_match_goes_back(play: Play) -> None:
+    """Header canaries roll back on what their own users met."""
+    play.rollouts = (replace(KINDS, steps=KINDS.steps[1:]),)
+    play.traffic.errors["v2"] = 0.2
+    assert await play.run(20, lambda: play.state == "rolled-back") < 20
+    assert len(play.pager.pages) == 1
+
+
+async def test_steps_are_in_the_ledger_and_a_full_mesh_holds_them(play: Play) -> None:
+    """Each step is entered, over kill -9; while the agent keeps too much of the mesh from serving, no canary goes on."""
+    for name in ("catalog-v1-1", "checkout-1", "checkout-2"):
+        service = name.partition("-")[0]
+        now = play.clock.now
+        eject = EjectInstance(service, name)
+        play.actuator.put(Overlay(name, eject, Owner.AGENT, "agent", "sick", now, now + 20, 20.0, "inc-1"))
+    await play.run(10)
+    assert play.state == "waiting"
+    assert "healthy instances are out of service" in play.controller.view("catalog").holding
+    await play.run(60)
+    assert play.weights["v2"] > 0
+    kept = Ledger.loads((await play.store.recall("ledger", shared=True) or b"").decode())
+    assert {entry.playbook for entry in kept.entries} == {"canary/catalog"}
+    assert len(kept.entries) >= 1

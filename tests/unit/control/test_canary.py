@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from control.resources.canary import Canary, rollout
+from control.resources.canary import SAFE, Canary, rollout
 from control.resources.loading import load
 from control.resources.validation import check
 from models.errors import InvalidInput
+from models.overlay import HeaderIs
 from models.rollout import Freeze, RolloutStep
 
 HEAD = "apiVersion: fibrin.dev/v1\nkind: Canary\nmetadata: {name: catalog}\nspec:\n"
@@ -59,11 +62,17 @@ def test_every_field_reaches_the_rollout() -> None:
         (BASE + "  steps: [{weight: 0}]\n", 8, "greater than or equal to 1"),
         (BASE + "  steps: [{weight: 100}]\n", 8, "less than or equal to 99"),
         (BASE + "  steps: [{weight: 50}, {weight: 10}]\n", 8, "must rise"),
+        (BASE + "  steps: [{weight: 5}, {mirror: 10}]\n", 8, "copies first"),
+        (BASE + "  steps: [{for: 3s}]\n", 8, "one of weight and mirror"),
+        (BASE + "  steps: [{weight: 5, mirror: 10}]\n", 8, "one of weight and mirror"),
+        (BASE + "  steps: [{weight: 5, match: {}}]\n", 8, "match everything"),
+        (BASE + "  steps: [{weight: 5, match: {cookies: {'a=b': {exact: c}}}}]\n", 8, "not the name of"),
+        (BASE + "  steps: [{weight: 5, match: {methods: [FETCH]}}]\n", 8, "'GET'"),
         (BASE.replace("stable: v1", "stable: v2") + "  steps: [{weight: 5}]\n", 4, "nothing to compare"),
         (BASE + "  steps: [{weight: 5, for: 3}]\n", 8, "duration"),
         (BASE + "  steps: [{weight: 5}]\n  step: 3\n", 9, "unknown field"),
-        (BASE + "  steps: [{weight: 5}]\n  match: [{headers: {x: {exact: y}}}]\n", 9, "not supported yet"),
-        (BASE + "  steps: [{weight: 5}]\n  mirror: {percent: 5}\n", 9, "not supported yet"),
+        (BASE + "  steps: [{weight: 5}]\n  match: [{headers: {x: {exact: y}}}]\n", 9, "belongs to a step"),
+        (BASE + "  steps: [{weight: 5}]\n  mirror: {percent: 5}\n", 9, "belongs to a step"),
         (BASE + "  steps: [{weight: 5}]\n  analysis: {falseRollback: 90%}\n", 9, "wanted"),
         (BASE + "  steps: [{weight: 5}]\n  analysis: {margins: {errors: 0.01}}\n", 9, "percentage"),
         (BASE + '  steps: [{weight: 5}]\n  freeze: [{days: [fri], from: "25:00", until: "06:00"}]\n', 9, "time of day"),
@@ -87,3 +96,28 @@ def test_two_canaries_of_one_service_are_refused() -> None:
     items, _ = load([("a.yaml", text), ("b.yaml", text.replace("name: catalog", "name: other"))])
     (problem,) = check({item.key: item for item in items})
     assert "already has the canary of catalog" in str(problem)
+
+
+def test_steps_may_copy_or_choose_requests() -> None:
+    """Copies are of what may be done twice unless said otherwise; headers and cookies become conditions on headers."""
+    steps = (
+        "  steps:\n  - {mirror: 20}\n  - {mirror: 30, match: {methods: [GET, POST]}}\n"
+        "  - {weight: 50, match: {headers: {X-Beta: {}}, cookies: {group: {exact: b.1}}}}\n"
+        "  - {weight: 100, match: {headers: {x-beta: {prefix: y}}}}\n  - {weight: 10}\n"
+    )
+    (item,), _ = load([("c.yaml", BASE + steps)])
+    assert isinstance(item.model, Canary)
+    copies, writes, few, beta, all_ = rollout("c", "catalog", item.model.spec, generation=1, created_at=0.0).steps
+    assert (copies.mirror, copies.weight, copies.conditions) == (True, 20, (SAFE,))
+    assert writes.conditions == (HeaderIs(":method", "regex", "GET|POST"),)
+    header, cookie = few.conditions
+    assert header == HeaderIs("x-beta", "present")
+    assert beta.conditions == (HeaderIs("x-beta", "prefix", "y"),)
+    assert (all_.mirror, all_.conditions) == (False, ())
+    for text, found in {
+        "group=b.1": True,
+        "a=1; group=b.1; c=2": True,
+        "group=bx1": False,
+        "xgroup=b.1": False,
+    }.items():
+        assert bool(re.fullmatch(cookie.value, text)) is found, text

@@ -22,6 +22,7 @@ from models.overlay import (
     Overlay,
     Owner,
     PauseCanary,
+    RouteCanary,
     RunHook,
     SetOutlierDetection,
     SetRetries,
@@ -76,6 +77,10 @@ def laid(name: str, change: Change) -> Overlay:
         (LimitRate("catalog", 0), InvalidInput, "requests_per_s"),
         (LimitRate("catalog", 5, "nobody"), InvalidInput, "no service `nobody`"),
         (ShedLoad("catalog", 0), InvalidInput, "between 1 and 100"),
+        (RouteCanary("catalog", "v2", "v1", 100), InvalidInput, "chooses no requests"),
+        (RouteCanary("catalog", "v9", "v1", 5, mirror=True), InvalidInput, "no version `v9`"),
+        (RouteCanary("catalog", "v1", "v1", 5, mirror=True), InvalidInput, "same version"),
+        (RouteCanary("catalog", "v2", "v1", 0, mirror=True), InvalidInput, "between 1 and 100"),
         (RunHook("catalog", ""), InvalidInput, "names no hook"),
         (RunHook("catalog", "restart", instance="zz"), InvalidInput, "no instance `zz`"),
     ],
@@ -118,8 +123,10 @@ def test_a_paused_canary_takes_no_step_but_incidents_and_people_do(make: Make) -
     members = [make("a"), make("b"), make("c", version="v2")]
     pause = laid("p", PauseCanary("catalog"))
     step = laid("s", ShiftTraffic("catalog", {"v1": 80, "v2": 20}))
-    with pytest.raises(Refused, match="its canary is paused by p"):
-        check(step, DECLARED, [pause], members, floor=0.5)
+    copies = laid("s", RouteCanary("catalog", "v2", "v1", 5, mirror=True))
+    for one in (step, copies):
+        with pytest.raises(Refused, match="its canary is paused by p"):
+            check(one, DECLARED, [pause], members, floor=0.5)
     check(step, DECLARED, [], members, floor=0.5)
     check(replace(step, incident="inc-1"), DECLARED, [pause], members, floor=0.5)
     check(replace(step, owner=Owner.PERSON), DECLARED, [pause], members, floor=0.5)

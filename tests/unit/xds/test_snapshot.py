@@ -27,6 +27,7 @@ from models.overlay import (
     DisableFault,
     DrainInstance,
     EjectInstance,
+    HeaderIs,
     InjectFault,
     LimitConnections,
     LimitRate,
@@ -34,6 +35,7 @@ from models.overlay import (
     Overlay,
     Owner,
     PauseCanary,
+    RouteCanary,
     RunHook,
     SetOutlierDetection,
     SetRetries,
@@ -334,6 +336,8 @@ OVERLAYS = st.sampled_from(
         AdaptConcurrency("shop"),
         ShedLoad("shop", 20),
         PauseCanary("catalog"),
+        RouteCanary("catalog", "v2", "v1", 20, mirror=True),
+        RouteCanary("catalog", "v2", "v1", 100, conditions=(HeaderIs("x-beta", "present"),)),
         RunHook("catalog", "scale"),
     ]
 )
