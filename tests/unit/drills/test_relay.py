@@ -134,8 +134,8 @@ async def test_the_tap_passes_spoils_and_records(tmp_path: Path) -> None:
     await agent.start()
     tap = Tap(tmp_path / "tap.sock", tmp_path / "agent.sock")
     await tap.start()
-    channel = grpc.aio.insecure_channel(f"unix:{tmp_path}/tap.sock")
-    send: Any = channel.unary_unary(EXPORT_METHOD)
+    channel: Any = grpc.aio.insecure_channel(f"unix:{tmp_path}/tap.sock")
+    send = channel.unary_unary(EXPORT_METHOD)
 
     async def report(payload: bytes, node: str = "cart-v1-1") -> None:
         await send(payload, metadata=((NODE_HEADER, node), (AUTHORIZATION_HEADER, "Bearer t")))

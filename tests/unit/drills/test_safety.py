@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -99,5 +100,6 @@ def test_schedules_know_zones_daylight_saving_and_blocked_windows() -> None:
 def test_the_scheduler_means_the_same_weekday(weekday: str) -> None:
     """Cron counts weekdays from Sunday, APScheduler from Monday: what is written is what is run."""
     schedule = Schedule(cron=f"0 10 * * {weekday.upper() if weekday.isalpha() else weekday}", zone="UTC")
-    fire = trigger(schedule).get_next_fire_time(None, datetime(2026, 4, 1, tzinfo=UTC))
+    found: Any = trigger(schedule)
+    fire = found.get_next_fire_time(None, datetime(2026, 4, 1, tzinfo=UTC))
     assert fire == datetime(2026, 4, 5, 10, tzinfo=UTC)
