@@ -302,16 +302,14 @@ def slot(change: Change) -> tuple[str, ...]:
             return ("eject-instance", service, instance)
         case RouteCanary(service=service):
             return ("shift-traffic", service)
-        case LimitRate(service=service, caller=caller):
-            return (change.kind, service, caller)
+        case LimitRate(caller=caller) | OpenBreaker(caller=caller):
+            return (change.kind, target(change), caller)
         case InjectFault(service=service, caller=caller, route=route, version=version, instance=instance):
             return (change.kind, service, caller, route, version, instance)
         case RunHook(service=service, hook=hook, instance=instance):
             return (change.kind, service, hook, instance)
-        case OpenBreaker(callee=callee, caller=caller):
-            return (change.kind, callee, caller)
         case _:
-            return (change.kind, change.service)
+            return (change.kind, target(change))
 
 
 def in_force(overlays: tuple[Overlay, ...]) -> tuple[Overlay, ...]:
