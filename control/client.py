@@ -36,6 +36,7 @@ from control.wire import (
 )
 from models.domain import Edge, Instance, Topology
 from models.errors import Broken, Conflict, FibrinError, InvalidInput, NotFound, Refused, Unavailable
+from models.objective import Objective
 from models.overlay import Change, Overlay
 from models.rollout import Rollout
 
@@ -160,6 +161,11 @@ class ControlClient:
         """Return the declared canaries, by name."""
         found = await self._call("GET", "/v1/canaries")
         return tuple(wire.ROLLOUT.validate_python(item) for item in found["canaries"])
+
+    async def objectives(self) -> tuple[Objective, ...]:
+        """Return the declared objectives, by name."""
+        found = await self._call("GET", "/v1/objectives")
+        return tuple(wire.OBJECTIVE.validate_python(item) for item in found["objectives"])
 
     async def delete_resource(self, kind: str, name: str) -> None:
         """Delete one declared resource; NotFound when there is none, InvalidInput when another one needs it."""

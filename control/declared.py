@@ -15,12 +15,14 @@ from control.resources import validation
 from control.resources.canary import Canary, rollout
 from control.resources.compile import compile_policies
 from control.resources.loading import KINDS, Declared, Key, load, refuse, restore
+from control.resources.objective import ServiceLevelObjective, objective
 from control.resources.schema import DestinationRule, VirtualService
 from control.store import Drop, Put, Store, Write
 from control.wire import RESOURCE, Action, Applied, ApplyResult, Resource
 from models.domain import ChangeKind
 from models.errors import InvalidInput, NotFound
 from models.manifest import Json, suggest
+from models.objective import Objective
 from models.policy import ServicePolicy
 from models.rollout import Rollout
 
@@ -69,6 +71,18 @@ class DeclaredSet:
                 stored, spec = self._stored[key], item.model.spec
                 service = _service(item)
                 found.append(rollout(key[1], service, spec, generation=stored.generation, created_at=stored.created_at))
+        return tuple(found)
+
+    def objectives(self) -> tuple[Objective, ...]:
+        """Return the declared objectives, by name."""
+        found, tables = [], validation.route_tables(self._declared)
+        for key, item in sorted(self._declared.items()):
+            if isinstance(item.model, ServiceLevelObjective):
+                stored, spec = self._stored[key], item.model.spec
+                promised = objective(
+                    key[1], _service(item), spec, tables, generation=stored.generation, created_at=stored.created_at
+                )
+                found.append(promised)
         return tuple(found)
 
     def restore(self, rows: Mapping[str, Mapping[str, Json]]) -> None:
@@ -188,6 +202,8 @@ def _service(item: Declared) -> str:
             return item.host(route.spec.http[0].route[0].destination.host)
         case Canary() as canary:
             return item.host(canary.spec.service)
+        case ServiceLevelObjective() as promise:
+            return item.host(promise.spec.service)
         case _:
             assert_never(item.model)
 

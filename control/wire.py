@@ -14,6 +14,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from models.domain import ChangeEvent, Edge, Instance, Topology
 from models.errors import Problem
+from models.objective import Objective
 from models.overlay import Change, Overlay
 from models.policy import ServicePolicy
 from models.rollout import Rollout
@@ -199,6 +200,7 @@ STRICT = ConfigDict(extra="forbid", strict=True)
 
 APPLY_RESULT: TypeAdapter[ApplyResult] = TypeAdapter(ApplyResult)
 ROLLOUT = TypeAdapter(Rollout)
+OBJECTIVE = TypeAdapter(Objective)
 RESOURCE: TypeAdapter[Resource] = TypeAdapter(Resource)
 FENCE: TypeAdapter[Fence] = TypeAdapter(Fence)
 OVERLAY: TypeAdapter[Overlay] = TypeAdapter(Overlay)

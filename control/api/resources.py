@@ -65,6 +65,20 @@ async def canaries(call: Call[Any]) -> web.StreamResponse:
     return reply({"canaries": [wire.ROLLOUT.dump_python(item, mode="json") for item in call.plane.declared.rollouts()]})
 
 
+@endpoint(
+    "GET",
+    "/v1/objectives",
+    "List declared objectives as the agent counts them.",
+    answer=wire.OBJECTIVE,
+    key="objectives",
+    many=True,
+)
+async def objectives(call: Call[Any]) -> web.StreamResponse:
+    """List objectives."""
+    found = call.plane.declared.objectives()
+    return reply({"objectives": [wire.OBJECTIVE.dump_python(item, mode="json") for item in found]})
+
+
 @endpoint("DELETE", "/v1/resources/{kind}/{name}", "Delete one declared resource.", roles=OPERATOR)
 async def delete(call: Call[Any]) -> web.StreamResponse:
     """Delete one resource."""
@@ -76,4 +90,4 @@ def _list(found: tuple[wire.Resource, ...]) -> web.Response:
     return reply({"resources": [wire.RESOURCE.dump_python(item, mode="json") for item in found]})
 
 
-ENDPOINTS = (apply, every, of_kind, one, canaries, delete)
+ENDPOINTS = (apply, every, of_kind, one, canaries, objectives, delete)

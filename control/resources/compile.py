@@ -15,6 +15,7 @@ from control.resources.schema import (
     StringMatchSpec,
     TrafficPolicySpec,
     VirtualService,
+    named_rules,
     weights,
 )
 from control.resources.validation import destinations
@@ -99,15 +100,11 @@ def _with_routes(
         base, longest = interval(annotations[RETRY_BACKOFF])
         retries = replace(retries, base_interval_s=base, max_interval_s=longest)
     answer = fallback(item)
-    single = len(model.spec.http) == 1
     hosts = {host for text in model.spec.hosts for host in (text, item.host(text))} - {policy.service}
     return replace(
         policy,
         hosts=tuple(sorted(hosts)),
-        routes=tuple(
-            _route(rule, "default" if single else f"route-{index}", retries, versions)
-            for index, rule in enumerate(model.spec.http)
-        ),
+        routes=tuple(_route(rule, name, retries, versions) for name, rule in named_rules(model.spec.http)),
         fallback=Fallback(answer.status, answer.body, answer.content_type) if answer else None,
     )
 
@@ -126,7 +123,7 @@ def _route(rule: HttpRouteSpec, name: str, retries: Retries, versions: Mapping[s
             version = versions[destination.destination.subset]
             shares[version] = shares.get(version, 0) + weight
     return Route(
-        name=rule.name or name,
+        name=name,
         matches=tuple(_match(match) for match in rule.match or ()),
         weights=shares,
         timeout_s=rule.timeout if rule.timeout is not None else Route().timeout_s,

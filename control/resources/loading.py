@@ -11,18 +11,23 @@ from pydantic import ValidationError
 
 from control.resources import canary, istio
 from control.resources.canary import Canary
+from control.resources.objective import ServiceLevelObjective
 from control.resources.schema import API_VERSIONS, DestinationRule, FallbackSpec, VirtualService
 from control.resources.values import interval, share
 from models.errors import InvalidInput, Problem
 from models.manifest import Document, Json, Path, parse, problems_of, suggest
 
-Model: TypeAlias = VirtualService | DestinationRule | Canary
+Model: TypeAlias = VirtualService | DestinationRule | Canary | ServiceLevelObjective
 
-KINDS: Final[Mapping[str, type[VirtualService | DestinationRule | Canary]]] = {
+KINDS: Final[Mapping[str, type[Model]]] = {
     "VirtualService": VirtualService,
     "DestinationRule": DestinationRule,
     "Canary": Canary,
+    "ServiceLevelObjective": ServiceLevelObjective,
 }
+OWN: Final = ("Canary", "ServiceLevelObjective")
+"""Kinds of our own: their apiVersion is ours."""
+
 FALLBACK: Final = "fibrin.dev/fallback"
 RETRY_BUDGET: Final = "fibrin.dev/retry-budget"
 RETRY_BACKOFF: Final = "fibrin.dev/retry-backoff"
@@ -131,7 +136,7 @@ def read(document: Document) -> Declared:
         hint = f"read here: {', '.join(KINDS)}" if known else suggest(document.kind, tuple(KINDS))
         raise InvalidInput(message, problems=(document.problem(("kind",), message, hint=hint),))
     problems: list[Problem] = []
-    versions = canary.API_VERSIONS if model is Canary else API_VERSIONS
+    versions = canary.API_VERSIONS if document.kind in OWN else API_VERSIONS
     if document.api_version not in versions:
         hint = f"write {versions[0]}"
         message = f"`{document.api_version}` is not an apiVersion of {document.kind}"

@@ -206,6 +206,12 @@ def weights(route: list[WeightedDestination]) -> tuple[int, ...]:
     return tuple(item.weight or 0 for item in route)
 
 
+def named_rules(rules: list[HttpRouteSpec]) -> tuple[tuple[str, HttpRouteSpec], ...]:
+    """Return each rule with the name it has in the route table."""
+    spare = "default" if len(rules) == 1 else "route-{}"
+    return tuple((rule.name or spare.format(index), rule) for index, rule in enumerate(rules))
+
+
 class VirtualServiceSpec(Shape):
     """How requests to `hosts` are routed."""
 

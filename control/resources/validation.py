@@ -10,9 +10,11 @@ from collections.abc import Collection, Iterator, Mapping
 
 from control.resources.canary import Canary
 from control.resources.loading import Declared, Key
-from control.resources.schema import DestinationRule, VirtualService, WeightedDestination
+from control.resources.objective import ServiceLevelObjective, prefixes, rule_name
+from control.resources.schema import DestinationRule, VirtualService, WeightedDestination, named_rules
 from models.errors import Problem
 from models.manifest import Path, suggest
+from models.objective import Objective
 
 
 def check(declared: Mapping[Key, Declared]) -> tuple[Problem, ...]:
@@ -34,10 +36,25 @@ def check(declared: Mapping[Key, Declared]) -> tuple[Problem, ...]:
             case Canary() as canary:
                 service = item.host(canary.spec.service)
                 problems.extend(_claim(owners, f"canary of {service}", item, ("spec", "service")))
+            case ServiceLevelObjective():
+                pass  # several of one service are usual
+    tables = route_tables(declared)
     for _, item in services:
         if isinstance(item.model, VirtualService):
             problems.extend(_routes(item, item.model, rules))
+        if isinstance(item.model, ServiceLevelObjective):
+            problems.extend(_rule(item, item.model, tables))
     return tuple(problems)
+
+
+def route_tables(declared: Mapping[Key, Declared]) -> Mapping[str, VirtualService]:
+    """Return the VirtualServices by the service they route to."""
+    found = {}
+    for item in declared.values():
+        if isinstance(item.model, VirtualService):
+            _, first = next(destinations(item.model))
+            found[item.host(first.destination.host)] = item.model
+    return found
 
 
 def warnings(declared: Mapping[Key, Declared], services: Collection[str]) -> tuple[Problem, ...]:
@@ -54,6 +71,9 @@ def warnings(declared: Mapping[Key, Declared], services: Collection[str]) -> tup
                 found.extend(_reach(item, route))
             case Canary() as canary:
                 found.extend(_unknown(item, canary.spec.service, ("spec", "service"), services))
+            case ServiceLevelObjective() as promise:
+                found.extend(_unknown(item, promise.spec.service, ("spec", "service"), services))
+                found.extend(_between(item, promise))
     return tuple(found)
 
 
@@ -94,6 +114,37 @@ def _routes(item: Declared, route: VirtualService, rules: Mapping[str, Destinati
         if len({bool(entry.destination.subset) for entry in rule.route}) > 1:
             message = "one destination has a subset and another has none, so their shares overlap"
             yield item.problem(("spec", "http", i, "route"), message, hint="give each destination its subset")
+
+
+def _rule(item: Declared, promise: ServiceLevelObjective, tables: Mapping[str, VirtualService]) -> Iterator[Problem]:
+    """Find the rule that an objective speaks of: requests are counted per rule of the route table."""
+    wanted, service = promise.spec.route, item.host(promise.spec.service)
+    if wanted is None:
+        return
+    path: Path = ("spec", "route", "prefix" if wanted.prefix else "name")
+    table = tables.get(service)
+    if table is None:
+        message = f"{service} has no VirtualService, so its requests are not told apart by route"
+        yield item.problem(path, message, hint="declare one with such a rule, or drop `route`")
+        return
+    if rule_name(wanted, table) is not None:
+        return
+    named = named_rules(table.spec.http)
+    known = [p for _, rule in named for p in prefixes(rule)] if wanted.prefix else [name for name, _ in named]
+    what = f"matches the prefix `{wanted.prefix}`" if wanted.prefix else f"is named `{wanted.name}`"
+    hint = suggest(wanted.prefix or wanted.name, known) or "add it to spec.http with `match: [{uri: {prefix: ...}}]`"
+    yield item.problem(path, f"no rule of the VirtualService of {service} {what}", hint=hint)
+
+
+def _between(item: Declared, promise: ServiceLevelObjective) -> Iterator[Problem]:
+    """Say when a threshold is counted with less: latencies come in buckets."""
+    threshold = promise.spec.threshold
+    if threshold is None:
+        return
+    counted = Objective("", "", "latency", 0.9, 1.0, threshold_s=threshold).effective_s
+    if counted < threshold * (1 - 1e-6):
+        message = f"latencies come in buckets: a request counts as good up to {1000 * counted:g}ms"
+        yield item.problem(("spec", "threshold"), message, hint=f"write {1000 * counted:g}ms to say what is counted")
 
 
 def _unknown(item: Declared, host: str, path: Path, services: Collection[str]) -> Iterator[Problem]:

@@ -11,6 +11,9 @@ _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(h|ms|us|m|s)")
 _SECONDS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001, "us": 0.000001}
 _PERCENT: Final = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _LONGEST_S: Final = 24 * 3600.0
+_WINDOW: Final = re.compile(r"(\d{1,4})(d|h)")
+_SHORTEST_WINDOW_S: Final = 3600.0
+_LONGEST_WINDOW_S: Final = 90 * 24 * 3600.0
 
 
 def seconds(value: object) -> float:
@@ -57,6 +60,21 @@ def interval(text: str) -> tuple[float, float]:
     return first, second
 
 
+def window(value: object) -> float:
+    """Read the window of an objective, such as `30d` or `6h`, into seconds.
+
+    Raises:
+        ValueError: it is none, or not between 1h and 90d.
+    """
+    found = _WINDOW.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError(f"must be whole days or hours such as 30d, 7d or 6h, found {value!r}")
+    total = int(found[1]) * (86_400.0 if found[2] == "d" else 3600.0)
+    if not _SHORTEST_WINDOW_S <= total <= _LONGEST_WINDOW_S:
+        raise ValueError(f"`{value}` is not between 1h and 90d")
+    return total
+
+
 def _positive(value: object) -> float:
     if (found := seconds(value)) <= 0:
         raise ValueError(f"`{value}` must be longer than zero")
@@ -65,4 +83,5 @@ def _positive(value: object) -> float:
 
 Duration = Annotated[float, BeforeValidator(seconds)]
 PositiveDuration = Annotated[float, BeforeValidator(_positive)]
+Window = Annotated[float, BeforeValidator(window)]
 Percent = Annotated[float, Field(ge=0, le=100)]

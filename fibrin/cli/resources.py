@@ -171,9 +171,21 @@ KINDS: Final = (
         _RESOURCE_COLUMNS,
         lambda r: str(r.name),
     ),
+    Kind(
+        "servicelevelobjective",
+        ("servicelevelobjectives", "slo", "slos", "objective", "objectives"),
+        _declared("ServiceLevelObjective"),
+        _RESOURCE_COLUMNS,
+        lambda r: str(r.name),
+    ),
 )
 
-_DECLARED: Final = {"virtualservice": "VirtualService", "destinationrule": "DestinationRule", "canary": "Canary"}
+_DECLARED: Final = {
+    "virtualservice": "VirtualService",
+    "destinationrule": "DestinationRule",
+    "canary": "Canary",
+    "servicelevelobjective": "ServiceLevelObjective",
+}
 
 
 def run(work: Awaitable[T]) -> T:
@@ -204,7 +216,7 @@ def find_kind(word: str) -> Kind:
 @pass_target
 def get(target: Target, kind: str, name: str | None, output: str, selector: tuple[str, ...], *, watch: bool) -> None:
     """List one kind: service, instance, proxy, overlay, change, virtualservice, destinationrule,
-    canary.
+    canary, servicelevelobjective (slo).
     """
     what = find_kind(kind.partition("/")[0])
     wanted = name or kind.partition("/")[2] or None
@@ -334,7 +346,7 @@ def delete(target: Target, kind: str | None, names: tuple[str, ...], files: tupl
     wanted = list(_named(kind, names)) if kind else []
     if files:
         found = [(d.kind, d.name) for s, t in read_manifests(files).items() for d in _documents(s, t)]
-        wanted += sorted(found, key=lambda each: each[0] in _REFERRED_TO)  # what refers to others goes first
+        wanted += sorted(found, key=lambda each: _REFERRED_TO.get(each[0], 0))  # what refers to others goes first
     if not wanted:
         raise InvalidInput("delete: what?", hint="`fibrin delete KIND NAME` or `fibrin delete -f FILE`")
 
@@ -355,14 +367,15 @@ def delete(target: Target, kind: str | None, names: tuple[str, ...], files: tupl
     run(go())
 
 
-_REFERRED_TO: Final = frozenset({"DestinationRule"})
+_REFERRED_TO: Final = {"DestinationRule": 2, "VirtualService": 1}
+"""Kinds that others refer to, the last to go with the highest number."""
 
 
 def _named(kind: str, names: Sequence[str]) -> Iterable[tuple[str, str]]:
     word, slash, name = kind.partition("/")
     what = find_kind(word)
     if what.name not in _DECLARED and what.name not in ("overlay", "instance"):
-        raise InvalidInput(f"{what.name} cannot be deleted", hint="delete virtualservice, destinationrule or overlay")
+        raise InvalidInput(f"{what.name} cannot be deleted", hint=f"delete {', '.join(_DECLARED)} or overlay")
     for each in (name, *names) if slash else names:
         yield _DECLARED.get(what.name, what.name), each
 
