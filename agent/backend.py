@@ -23,6 +23,7 @@ from agent.incidents import Incident, Verb
 from agent.leadership import Leadership
 from agent.loop import HealingLoop
 from agent.mesh import MeshView
+from agent.objectives.keeper import ObjectiveKeeper
 from agent.observe import Observer
 from agent.planner import PlaybookPlanner
 from agent.settings import AgentSettings
@@ -61,6 +62,7 @@ class Agent:
         loop: HealingLoop,
         switch: KillSwitch,
         canaries: CanaryController,
+        objectives: ObjectiveKeeper,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -77,6 +79,7 @@ class Agent:
         self.loop = loop
         self._switch = switch
         self._canaries = canaries
+        self._objectives = objectives
         self._started_at = time.time()
 
     def tasks(self) -> tuple[tuple[str, Any], ...]:
@@ -84,6 +87,7 @@ class Agent:
         works: list[tuple[str, Any]] = [
             ("loop", self.loop.run),
             ("canaries", self._canaries.run),
+            ("objectives", self._objectives.run),
             ("topology", self._follower.topology),
             ("changes", self._follower.changes),
             ("overlays", self._follower.overlays),
@@ -100,6 +104,7 @@ class Agent:
         state = json.dumps({"at": time.time()}).encode() + b"\n" + self._bank.save()
         await self._store.remember("normal", state)
         await self._store.put_events(self._timeline.since(0, KEPT)[-200:])
+        await self._objectives.save()
 
     async def _remember(self) -> None:
         while True:

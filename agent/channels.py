@@ -6,7 +6,7 @@ Sources: https://api.slack.com/messaging/webhooks and https://developer.pagerdut
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, assert_never
 
@@ -51,6 +51,36 @@ class Message:
     to: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a page is about: an incident, or an objective whose budget burns. `id` is what pages about it have in common.
+
+    `more` is where to read on, `facts` are for programs.
+    """
+
+    id: str
+    title: str
+    source: str
+    more: str
+    component: str = ""
+    signal: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def about(incident: Incident) -> About:
+    """Return what a page about an incident is about."""
+    cause = incident.cause
+    return About(
+        id=incident.id,
+        title=incident.title,
+        source=cause.service if cause and cause.service else "fibrin",
+        more=f"`fibrin explain incident/{incident.id}` · playbook {incident.playbook or 'none'}",
+        component=cause.subject if cause else "",
+        signal=str(cause.signal) if cause else "",
+        facts={"incident": summary(incident)},
+    )
+
+
 def message(incident: Incident, text: str, playbooks: Mapping[str, Playbook], view: View) -> Message:
     """Return the page about an incident, with the details and the urgency that its playbook gives."""
     playbook = playbooks.get(incident.playbook)
@@ -61,28 +91,27 @@ def message(incident: Incident, text: str, playbooks: Mapping[str, Playbook], vi
     return Message(text, fill(page.details, incident.cause, view), page.severity, page.to)
 
 
-def body(channel: Channel, incident: Incident, page: Message, key: str) -> Mapping[str, Any]:
+def body(channel: Channel, what: About, page: Message, key: str) -> Mapping[str, Any]:
     """Return what is posted to a channel. `key` is PagerDuty's routing key."""
     match channel.format:
         case "plain":
             said = {"severity": str(page.severity), "details": page.details}
-            return {"text": f"Fibrin {incident.id}: {page.text}", "incident": summary(incident), **said}
+            return {"text": f"Fibrin {what.id}: {page.text}", **what.facts, **said}
         case "slack":
-            return _slack(incident, page)
+            return _slack(what, page)
         case "pagerduty":
-            return _pagerduty(incident, page, key)
+            return _pagerduty(what, page, key)
         case _:
             assert_never(channel.format)
 
 
-def _slack(incident: Incident, page: Message) -> Mapping[str, Any]:
-    head = f"{_MARKS[page.severity]} *{_escaped(incident.title)}*\n{_escaped(page.text)}"
+def _slack(what: About, page: Message) -> Mapping[str, Any]:
+    head = f"{_MARKS[page.severity]} *{_escaped(what.title)}*\n{_escaped(page.text)}"
     blocks = [{"type": "section", "text": {"type": "mrkdwn", "text": head[:3000]}}]
     if page.details:
         blocks.append({"type": "section", "text": {"type": "mrkdwn", "text": _escaped(page.details)[:3000]}})
-    more = f"`fibrin explain incident/{incident.id}` · playbook {incident.playbook or 'none'}"
-    context: dict[str, Any] = {"type": "context", "elements": [{"type": "mrkdwn", "text": more}]}
-    return {"text": f"Fibrin {incident.id}: {page.text}", "blocks": [*blocks, context]}
+    context: dict[str, Any] = {"type": "context", "elements": [{"type": "mrkdwn", "text": what.more}]}
+    return {"text": f"Fibrin {what.id}: {page.text}", "blocks": [*blocks, context]}
 
 
 def _escaped(text: str) -> str:
@@ -90,19 +119,18 @@ def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _pagerduty(incident: Incident, page: Message, key: str) -> Mapping[str, Any]:
-    """One alert per incident: its id is the deduplication key."""
-    cause = incident.cause
+def _pagerduty(what: About, page: Message, key: str) -> Mapping[str, Any]:
+    """One alert per incident or objective: its id is the deduplication key."""
     return {
         "routing_key": key,
         "event_action": "trigger",
-        "dedup_key": incident.id,
+        "dedup_key": what.id,
         "payload": {
             "summary": page.text[:PAGERDUTY_SUMMARY_MAX],
-            "source": cause.service if cause and cause.service else "fibrin",
+            "source": what.source,
             "severity": str(page.severity),
-            "component": cause.subject if cause else "",
-            "class": str(cause.signal) if cause else "",
-            "custom_details": {"details": page.details, "incident": summary(incident)},
+            "component": what.component,
+            "class": what.signal,
+            "custom_details": {"details": page.details, **what.facts},
         },
     }

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from agent.canaries.record import CANARY, CanaryView, Command
 from agent.codec import EVENT, INCIDENT, Event
 from agent.incidents import Incident, Verb
+from agent.objectives.view import OBJECTIVE, ObjectiveView
 from models.errors import Broken, Conflict, FibrinError, InvalidInput, NotFound, Refused, Unavailable
 
 _KINDS: dict[str, type[FibrinError]] = {
@@ -144,6 +145,14 @@ class AgentClient:
     async def canary(self, name: str) -> CanaryView:
         """Return one canary, or raise NotFound."""
         return CANARY.validate_python(await self._ask(f"/v1/canaries/{quote(name, safe='')}"))
+
+    async def objectives(self) -> tuple[ObjectiveView, ...]:
+        """Return the objectives, by name."""
+        return tuple(OBJECTIVE.validate_python(item) for item in (await self._ask("/v1/objectives"))["objectives"])
+
+    async def objective(self, name: str) -> ObjectiveView:
+        """Return one objective, or raise NotFound."""
+        return OBJECTIVE.validate_python(await self._ask(f"/v1/objectives/{quote(name, safe='')}"))
 
     async def tell_canary(self, name: str, command: Command) -> CanaryView:
         """Tell a canary what to do; it is done when this returns. Needs the operator's token.

@@ -7,6 +7,7 @@ Everything the localiser and the planner were given is written down with the dec
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -99,7 +100,18 @@ def digest_of(value: Json) -> str:
 def rules_json(sources: Sources, limits: Limits) -> Json:
     """Return playbooks and limits."""
     own, library = dict(sources.own), dict(sources.library)
-    return plain({"own": own, "library": library, "limits": LIMITS.dump_python(limits, mode="json")})
+    return plain({"own": own, "library": library, "limits": limits_json(limits)})
+
+
+def limits_json(limits: Limits) -> dict[str, Any]:
+    """Return the mesh's limits; freezes as people write them, since only so they can be read again."""
+    body: dict[str, Any] = LIMITS.dump_python(replace(limits, freeze=()), mode="json")
+    return {**body, "freeze": [freeze.written for freeze in limits.freeze]}
+
+
+def limits_of(body: Json) -> Limits:
+    """Read the mesh's limits back."""
+    return LIMITS.validate_json(json.dumps(body))
 
 
 def topology_json(topology: Topology) -> Json:

@@ -10,7 +10,7 @@ import aiohttp
 import structlog
 
 from agent import metrics
-from agent.channels import Channel, body, message
+from agent.channels import About, Channel, Message, about, body, message
 from agent.incidents import Incident
 from models.domain import Topology
 from playbooks.schema import Playbook
@@ -59,32 +59,39 @@ class WebhookPager:
 
     def page(self, incident: Incident, text: str) -> None:
         """Call a person; never blocks, never raises."""
-        metrics.PAGES.inc()
         page = message(incident, text, self._playbooks, View(self._topology()))
         log.warning("agent.page", incident=incident.id, text=text, severity=str(page.severity))
+        self._post(about(incident), page)
+
+    def alert(self, what: About, page: Message) -> None:
+        """Call a person about something that is no incident; never blocks, never raises."""
+        log.warning("agent.page", about=what.id, text=page.text, severity=str(page.severity))
+        self._post(what, page)
+
+    def _post(self, what: About, page: Message) -> None:
+        metrics.PAGES.inc()
         if self._session is None:
             return
         meant = [channel for channel in self._channels if not page.to or channel.name in page.to]
         for channel in meant or self._channels:
-            work = self._send(channel, incident, text)
-            task = asyncio.create_task(work, name=f"page {incident.id} {channel.name}")
+            work = self._send(channel, what, page)
+            task = asyncio.create_task(work, name=f"page {what.id} {channel.name}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _send(self, channel: Channel, incident: Incident, text: str) -> None:
+    async def _send(self, channel: Channel, what: About, page: Message) -> None:
         assert self._session is not None
-        page = message(incident, text, self._playbooks, View(self._topology()))
         for attempt in range(ATTEMPTS):
             try:
                 key = await asyncio.to_thread(_key, channel)
-                async with self._session.post(channel.address, json=body(channel, incident, page, key)) as response:
+                async with self._session.post(channel.address, json=body(channel, what, page, key)) as response:
                     response.raise_for_status()
                     return
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 if attempt == ATTEMPTS - 1:
                     metrics.PAGES_FAILED.inc()
                     hint = "check agent.webhook and agent.channels"
-                    log.warning("page.failed", incident=incident.id, channel=channel.name, error=str(error), hint=hint)
+                    log.warning("page.failed", about=what.id, channel=channel.name, error=str(error), hint=hint)
                 else:
                     await asyncio.sleep(PAUSE_S)
 

@@ -117,6 +117,12 @@ class HealingLoop:
         """Tell whether the agent has seen enough normal to act."""
         return self.remembers_normal or self._t.clock() - self._started >= self._t.settings.warm_up_s
 
+    async def remark(self, name: str, message: str) -> None:
+        """Add a line to the story of a living incident; of one that is gone by now nothing is told."""
+        if (track := self._tracks.get(name)) is not None:
+            self.treatment.note(track, message)
+            await self.treatment.save(track)
+
     # Life
 
     async def start(self) -> None:
@@ -352,6 +358,7 @@ class HealingLoop:
             anomalies=track.incident.anomalies,
             saturation=fullness(self._s.sight.saturation(now), mesh.topology),
             uncertified=self._t.uncertified(now),
+            budgets=self._t.budgets(),
         )
 
     def _storm(self, cause: Cause | None) -> float:

@@ -20,6 +20,9 @@ from agent.telemetry.views import SignalsView, view
 from agent.telemetry.windows import FINE_S, REACH_S, Window
 from models.signals import Outcomes, Report, Saturation, Series
 
+RuleKey = tuple[str, str, str]
+"""Service, rule of its route table, and the reporter that saw the requests."""
+
 MAX_SERIES: Final = 20_000
 SERIES_IDLE_S: Final = 300.0
 REPORTER_GONE_S: Final = 300.0
@@ -41,6 +44,7 @@ class Observer:
         self.exposition = GoldenSignals()
         self._max_series = max_series
         self._tick: dict[Series, Outcomes] = {}
+        self._rules: dict[RuleKey, Outcomes] = {}
         self._windows: dict[Series, Window] = {}
         self._witnesses: dict[str, Witness] = {}
         self._saturation: dict[str, tuple[float, Saturation]] = {}
@@ -64,6 +68,8 @@ class Observer:
         if report.outcomes:
             kept = {series: found for series, found in report.outcomes.items() if self._keep(at, series, found)}
             self.exposition.add(kept)
+        for (service, rule), outcomes in report.rules.items():
+            self._count_rule((service, rule, report.reporter), outcomes)
         if at - self._swept_at >= _SWEEP_EVERY_S:
             self._sweep(at)
 
@@ -79,6 +85,11 @@ class Observer:
         """Return and forget the outcomes that arrived since the last call (empty when nothing did)."""
         self._note_trust(now)
         taken, self._tick = self._tick, {}
+        return taken
+
+    def take_rules(self) -> dict[RuleKey, Outcomes]:
+        """Return and forget what callers got since the last call, by rule of the route tables."""
+        taken, self._rules = self._rules, {}
         return taken
 
     def since(self, start: float, now: float) -> dict[Series, Outcomes]:
@@ -154,6 +165,15 @@ class Observer:
             pending = self._tick[series] = Outcomes()
         pending += found
         return True
+
+    def _count_rule(self, key: RuleKey, found: Outcomes) -> None:
+        pending = self._rules.get(key)
+        if pending is None:
+            if len(self._rules) >= self._max_series:  # nobody takes them
+                metrics.SERIES_DROPPED.inc()
+                return
+            pending = self._rules[key] = Outcomes()
+        pending += found
 
     def _sweep(self, now: float) -> None:
         """Forget series, gauges and sidecars that are long gone."""

@@ -133,6 +133,7 @@ class PlaybookPlanner:
             anomalies=around.anomalies,
             saturation=around.saturation,
             uncertified=around.uncertified,
+            budgets=around.budgets,
         )
 
 

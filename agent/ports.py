@@ -14,6 +14,7 @@ from models.detect import Baseline
 from models.domain import Topology
 from models.incident import Anomaly, Cause, Signal
 from models.localise import Evidence
+from models.objective import ErrorBudget
 from models.overlay import Overlay
 from models.signals import Outcomes, Saturation, Series
 from playbooks.schema import Mode
@@ -131,6 +132,7 @@ class Circumstances:
     """What a plan depends on besides the cause. `storm_share` is the share (0–1) of services
     that are anomalous for other reasons, `blind` are reporter ids. `saturation` is each service's load as a share of
     its limit (absent: no limit known). `uncertified`: playbook → why it may not act alone.
+    `budgets` are the error budgets of the services that have an objective.
     """
 
     topology: Topology
@@ -142,6 +144,7 @@ class Circumstances:
     anomalies: tuple[Anomaly, ...] = ()
     saturation: Mapping[str, float] = field(default_factory=dict)
     uncertified: Mapping[str, str] = field(default_factory=dict)
+    budgets: Mapping[str, ErrorBudget] = field(default_factory=dict)
 
 
 class Planner(Protocol):

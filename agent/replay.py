@@ -25,11 +25,11 @@ from agent.decision import (
     CHANGES,
     CIRCUMSTANCES,
     DECISION,
-    LIMITS,
     MATERIAL,
     TOPOLOGY,
     digest_of,
     draft_json,
+    limits_of,
 )
 from agent.planner import PlaybookPlanner
 from agent.ports import Circumstances
@@ -111,7 +111,7 @@ def asked(path: Path, record: Record) -> tuple[tuple[Cause, ...], Circumstances,
         rules: Any = _material(path, record.seq, inputs["rules"])
         causes = tuple(CAUSE.validate_python(one) for one in said["suspects"])
         around = _circumstances(inputs["circumstances"], topology)
-        limits = LIMITS.validate_python(rules["limits"])
+        limits = limits_of(rules["limits"])
         ledger = str(inputs["ledger"]).encode()
     except (ValidationError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidInput(
@@ -133,9 +133,7 @@ def _again(path: Path, record: Record) -> Replayed:
     if localised:
         seen = TOPOLOGY.validate_python(_material(path, record.seq, inputs["evidence_topology"]))
         causes = remaining(presentable(localise(evidence_of(evidence, seen))), said.get("refuted", ()))
-    planner = PlaybookPlanner(
-        Sources(rules["own"], rules["library"]).playbooks(), LIMITS.validate_python(rules["limits"])
-    )
+    planner = PlaybookPlanner(Sources(rules["own"], rules["library"]).playbooks(), limits_of(rules["limits"]))
     planner.restore(str(inputs["ledger"]).encode())
     around = _circumstances(inputs["circumstances"], topology)
     if not causes:

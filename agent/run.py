@@ -11,6 +11,7 @@ import contextlib
 import json
 import secrets
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
@@ -36,6 +37,9 @@ from agent.following import Follower
 from agent.leadership import Leadership
 from agent.loop import HealingLoop, Senses
 from agent.mesh import MeshView
+from agent.objectives.alerts import Alerts, AlertTools
+from agent.objectives.api import ObjectiveRoutes
+from agent.objectives.keeper import KeeperTools, ObjectiveKeeper
 from agent.observe import Observer
 from agent.place import announce, control_url, make_directory, only_one, own_name, token, withdraw
 from agent.planner import PlaybookPlanner
@@ -100,7 +104,7 @@ async def _assemble(settings: AgentSettings, stack: AsyncExitStack) -> Agent:  #
     REGISTRY.register(observer.exposition)
     stack.callback(REGISTRY.unregister, observer.exposition)
     bank = DetectorBank(FalseAlarmBudget(ticks_per_s=1 / settings.tick_s))
-    limits = Limits(storm_share=settings.storm_share)
+    limits = Limits(storm_share=settings.storm_share, freeze=settings.freeze)
     certification = await certify(directory, playbooks, settings)
     planner = PlaybookPlanner(playbooks, limits)
     decisions = Decisions(chronicle, sources, limits, lambda: audit.part)
@@ -121,6 +125,15 @@ async def _assemble(settings: AgentSettings, stack: AsyncExitStack) -> Agent:  #
 
     follower = Follower(client, actuator, mesh, timeline, clock=time.time, on_topology=on_topology, witness=witness)
     switch = await _switch(settings, store)
+    seen = Tap(observer)
+
+    async def remark(name: str, text: str) -> None:
+        await loop.remark(name, text)
+
+    alerts = Alerts(AlertTools(pager, timeline, store, mesh, lambda: loop.incidents, remark))
+    objectives = ObjectiveKeeper(
+        KeeperTools(client.objectives, seen, observer.take_rules, mesh, store, time.time, alerts)
+    )
     tools = Tools(
         settings,
         time.time,
@@ -134,12 +147,13 @@ async def _assemble(settings: AgentSettings, stack: AsyncExitStack) -> Agent:  #
         pager,
         switch,
         uncertified=certification.lacking,
+        budgets=objectives.budgets,
     )
-    tap = Tap(observer)
+    tap = Tap(seen)
     senses = Senses(tap, bank, MeshLocaliser(bank, mesh), mesh)
     loop = HealingLoop(senses, tools)
     ties = Ties(planner, store, mesh, pager)
-    canaries = CanaryController(_canary_tools(tools, client, tap, loop, ties))
+    canaries = CanaryController(_canary_tools(tools, client, tap, loop, ties, hold=_hold(limits, objectives)))
     loop.remembers_normal = await _restore(store, bank, planner)
     await loop.start()
     agent = Agent(
@@ -158,11 +172,13 @@ async def _assemble(settings: AgentSettings, stack: AsyncExitStack) -> Agent:  #
         loop=loop,
         switch=switch,
         canaries=canaries,
+        objectives=objectives,
     )
     stack.push_async_callback(_last_words, agent)
     await receiver.start()
     stack.push_async_callback(receiver.stop)
-    api = AgentApi(agent, directory / "operator.token", CanaryRoutes(canaries, directory / "operator.token").routes())
+    routes = (*CanaryRoutes(canaries, directory / "operator.token").routes(), *ObjectiveRoutes(objectives).routes())
+    api = AgentApi(agent, directory / "operator.token", routes)
     url = await _serve(api, settings, stack)
     log.info("agent.ready", url=url, telemetry=str(settings.socket), playbooks=len(playbooks), mode=str(settings.mode))
     return agent
@@ -177,7 +193,19 @@ async def _serve(api: AgentApi, settings: AgentSettings, stack: AsyncExitStack) 
     return url
 
 
-def _canary_tools(tools: Tools, client: ControlClient, tap: Tap, loop: HealingLoop, ties: Ties) -> CanaryTools:
+def _hold(limits: Limits, objectives: ObjectiveKeeper) -> Callable[[str, float], str]:
+    """Return what says why a service may not take a risk now: a freeze of the whole mesh, or its error budget is spent."""
+
+    def why(service: str, now: float) -> str:
+        freeze = next((str(window) for window in limits.freeze if window.holds(now)), "")
+        return f"a freeze of the mesh holds: {freeze}" if freeze else objectives.spent(service)
+
+    return why
+
+
+def _canary_tools(
+    tools: Tools, client: ControlClient, tap: Tap, loop: HealingLoop, ties: Ties, *, hold: Callable[[str, float], str]
+) -> CanaryTools:
     """Give the canary controller the loop's own tools: one fence, one actuator, one audit log, one ledger."""
     return CanaryTools(
         source=client.canaries,
@@ -192,6 +220,7 @@ def _canary_tools(tools: Tools, client: ControlClient, tap: Tap, loop: HealingLo
         clock=tools.clock,
         lease_s=tools.settings.lease_s,
         stopped=lambda: tools.switch.stopped,
+        hold=hold,
         observe_only=tools.settings.observe_only or tools.settings.mode is Mode.SHADOW,
         ties=ties,
     )

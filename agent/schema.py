@@ -61,6 +61,18 @@ MEMORY: Final = Table(
     Column("value", LargeBinary, nullable=False),
 )
 
+OBJECTIVE_COUNTS: Final = Table(
+    "objective_counts",
+    METADATA,
+    Column("agent", String(64), primary_key=True, server_default=""),
+    Column("counted", String(32), primary_key=True),  # what is counted, see models.objective.Objective
+    Column("width_s", Integer, primary_key=True, autoincrement=False),
+    Column("slot", BigInteger, primary_key=True, autoincrement=False),  # beginning of the slot over its width
+    Column("good", BigInteger, nullable=False),
+    Column("valid", BigInteger, nullable=False),
+)
+Index("objective_counts_by_time", OBJECTIVE_COUNTS.c.agent, OBJECTIVE_COUNTS.c.width_s, OBJECTIVE_COUNTS.c.slot)
+
 VERSION: Final = Table("schema_version", METADATA, Column("version", Integer, primary_key=True, autoincrement=False))
 
 _LOCK: Final = 0x66696272
@@ -85,7 +97,12 @@ def _several_agents(db: Connection) -> None:
         db.execute(text(f"DROP TABLE {table.name}_old"))
 
 
-MIGRATIONS: Final[tuple[Callable[[Connection], None], ...]] = (_first, _several_agents)
+def _objectives(db: Connection) -> None:
+    """Make room for what objectives count."""
+    OBJECTIVE_COUNTS.create(db, checkfirst=True)
+
+
+MIGRATIONS: Final[tuple[Callable[[Connection], None], ...]] = (_first, _several_agents, _objectives)
 
 
 def migrate(db: Connection, place: str) -> None:

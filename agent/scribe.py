@@ -24,6 +24,7 @@ from agent.timeline import Timeline
 from agent.track import Track
 from models.errors import Broken, Conflict
 from models.incident import Stage
+from models.objective import ErrorBudget
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +34,9 @@ Gate = Callable[[], Block | None]
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What a treatment works with. `uncertified` tells which playbooks may not act alone now, and why."""
+    """What a treatment works with. `uncertified` tells which playbooks may not act alone now, and why; `budgets` gives the error
+    budgets of the services that have an objective.
+    """
 
     settings: AgentSettings
     clock: Clock
@@ -48,6 +51,7 @@ class Tools:
     switch: KillSwitch
     pause: Callable[[float], Any] = asyncio.sleep
     uncertified: Callable[[float], Mapping[str, str]] = lambda _: {}
+    budgets: Callable[[], Mapping[str, ErrorBudget]] = dict
 
 
 class Scribe:

@@ -10,7 +10,7 @@ from agent.actuators.hooks import Hook, declared
 from agent.channels import Channel
 from agent.store import check_url
 from models.errors import InvalidInput, Problem
-from playbooks.schema import Mode
+from playbooks.schema import Freeze, Mode
 
 MAX_PORT: Final = 65_535
 SOCKET_PATH_BYTES: Final = 107
@@ -56,6 +56,9 @@ class AgentSettings:
     undecided_s: float = 5.0  # after this long without a plausible cause a person is called
     warm_up_s: float = 5.0  # after a start without remembered baselines: see, do not act
     storm_share: float = 0.6  # share of services with a fault of their own above which nothing is done
+    freeze: tuple[
+        Freeze, ...
+    ] = ()  # times in which nothing is done and no canary goes on: as a playbook's guard.freeze
     mute_s: float = 5.0  # after an incident closed, echoes of its cause do not open another for this long
     gone_s: float = 2.0  # an untreated anomaly that stayed away this long is over
     lease_s: float = 30.0  # overlays die this long after the agent

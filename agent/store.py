@@ -8,7 +8,7 @@ the agent that works on it; the one that takes over adopts it, and what the form
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -20,7 +20,8 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from agent.codec import EVENT, INCIDENT, Event
 from agent.incidents import Incident
-from agent.schema import EVENTS, INCIDENTS, MEMORY, migrate
+from agent.schema import EVENTS, INCIDENTS, MEMORY, OBJECTIVE_COUNTS, migrate
+from models.budget import WIDTHS, Slot
 from models.errors import Broken, Conflict, InvalidInput
 from models.incident import TERMINAL
 
@@ -28,6 +29,9 @@ T = TypeVar("T")
 
 SHARED: Final = ""
 """The owner of what all replicas share."""
+
+ROWS_AT_ONCE: Final = 1000
+"""Rows in one statement: databases bound the number of parameters."""
 
 PATIENCE_S: Final = 5
 """How long a connection to PostgreSQL, and a lock in SQLite, is waited for."""
@@ -147,6 +151,40 @@ class Store:
         query = select(MEMORY.c.value).where(MEMORY.c.agent == owner, MEMORY.c.name == name)
         value = await self._with(lambda db: db.scalar(query))
         return None if value is None else bytes(value)
+
+    async def keep_counts(self, slots: Collection[Slot], now: float) -> None:
+        """Keep what was counted for objectives; forget what no window reaches any more, and what lies ahead of `now`."""
+        rows = [
+            {
+                "agent": self._agent,
+                "counted": s.counted,
+                "width_s": s.width_s,
+                "slot": s.index,
+                "good": s.good,
+                "valid": s.valid,
+            }
+            for s in slots
+        ]
+
+        def write(db: Connection) -> None:
+            table = OBJECTIVE_COUNTS.c
+            for width_s, reach_s in WIDTHS:
+                outside = or_(table.slot > now // width_s, table.slot < (now - reach_s) // width_s)
+                mine = OBJECTIVE_COUNTS.delete().where(table.agent == self._agent, table.width_s == width_s)
+                db.execute(mine.where(outside))
+            for start in range(0, len(rows), ROWS_AT_ONCE):
+                key = ("agent", "counted", "width_s", "slot")
+                _upsert(db, OBJECTIVE_COUNTS, key, rows[start : start + ROWS_AT_ONCE])
+
+        await self._with(write)
+
+    async def counts(self, counted: Collection[str]) -> tuple[Slot, ...]:
+        """Return what was kept of what is `counted`."""
+        table = OBJECTIVE_COUNTS.c
+        query = select(table.counted, table.width_s, table.slot, table.good, table.valid).where(
+            table.agent == self._agent, table.counted.in_(sorted(counted))
+        )
+        return tuple(Slot(*row) for row in await self._with(lambda db: db.execute(query).all()))
 
     async def trim(self, *, events: int = 20_000, incidents: int = 5_000) -> None:
         """Forget the oldest timeline lines and closed incidents beyond these numbers."""

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 OF_EVERY_PROCESS: Final = ("process_", "python_")
 CONTROL: Final = ("fibrin_control_", "fibrin_xds_", "fibrin_identity_")
-AGENT: Final = ("fibrin_agent_", "fibrin_telemetry_", "fibrin_audit_", "fibrin_request")
+AGENT: Final = ("fibrin_agent_", "fibrin_telemetry_", "fibrin_audit_", "fibrin_request", "fibrin_slo_")
 PROXY: Final = ("fibrin_proxy_",)
 
 

@@ -98,7 +98,8 @@ class Report:
     """One flush of one sidecar, decoded: the unit in which telemetry enters the agent.
 
     `reporter` is the sidecar's node id, `sent_at` its own clock (Unix s) and `received_at` ours. `uptime_s` is the
-    heartbeat: present in every flush, idle or not. `outcomes` may be empty (idle sidecar).
+    heartbeat: present in every flush, idle or not. `outcomes` may be empty (idle sidecar). `rules` are the same requests as
+    callers saw them, by (service, rule of its route table): which rule a request took is no part of a series.
     """
 
     reporter: str
@@ -109,6 +110,7 @@ class Report:
     live: bool
     outcomes: dict[Series, Outcomes] = field(default_factory=dict)
     saturation: tuple[Saturation, ...] = ()
+    rules: dict[tuple[str, str], Outcomes] = field(default_factory=dict)
 
 
 def percentile(latency: Counts, q: float) -> float:

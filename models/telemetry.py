@@ -105,6 +105,16 @@ def split_route(name: str) -> tuple[str, bool]:
     return (service, rest.endswith(BREAKER_SUFFIX)) if separator else ("", False)
 
 
+def rule_of(name: str) -> str:
+    """Return which rule of its service's route table a route name means, "" for no route of ours and for a breaker's answer.
+
+    >>> rule_of("catalog/route-1")
+    'route-1'
+    """
+    rule = name.partition("/")[2]
+    return "" if rule.endswith(BREAKER_SUFFIX) else rule
+
+
 def split_cluster(name: str) -> tuple[str, str]:
     """Return service and version ("" for the pool of all versions) of an outbound cluster's name.
 

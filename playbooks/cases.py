@@ -28,9 +28,10 @@ from models.domain import ChangeEvent, ChangeKind, Edge, Health, Instance, Topol
 from models.errors import InvalidInput, Problem
 from models.incident import Anomaly, Cause, CauseKind, Signal
 from models.manifest import Document, parse, suggest, validate
+from models.objective import ErrorBudget
 from models.signals import Series, Side
 from playbooks.base import Mode, Model, Severity
-from playbooks.guards import Context, ErrorBudget
+from playbooks.guards import Context
 from playbooks.planning import Decision, plan
 from playbooks.schema import Metadata, Playbook
 from playbooks.units import Share

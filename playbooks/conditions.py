@@ -44,6 +44,10 @@ VARIABLES: Final[Mapping[str, tuple[cel.Type, str]]] = {
     "service.saturation": (cel.Type.DOUBLE, "load as a share of its limit, 0.0 when no limit is known"),
     "budget.remaining": (cel.Type.DOUBLE, "error budget left, 0.0 to 1.0; 1.0 without an objective"),
     "budget.burn": (cel.Type.DOUBLE, "how many times too fast it burns; 0.0 without an objective"),
+    "budget.objectives": (
+        cel.Type.Map(cel.Type.STRING, cel.Type.DOUBLE),
+        "error budget left of each objective of the service, 0.0 to 1.0, by the objective's name",
+    ),
     "mesh.anomalous": (cel.Type.DOUBLE, "share of services that are anomalous for other reasons, 0.0 to 1.0"),
 }
 """What an expression may speak of: name → type and meaning."""
@@ -118,6 +122,7 @@ def facts(cause: Cause, context: Context) -> _Data:
         "service.saturation": float(context.saturation.get(cause.service, 0.0)),
         "budget.remaining": budget.remaining if budget else 1.0,
         "budget.burn": budget.burn if budget else 0.0,
+        "budget.objectives": dict(sorted(budget.objectives.items())) if budget else {},
         "mesh.anomalous": float(context.anomalous_share),
     }
 

@@ -18,6 +18,7 @@ from typing import Final
 
 from models.domain import Health, Instance, Topology
 from models.incident import Anomaly, Cause
+from models.objective import ErrorBudget
 from models.overlay import (
     Change,
     InjectFault,
@@ -30,6 +31,7 @@ from models.overlay import (
     slot,
     target,
 )
+from playbooks.deeds import Reversibility
 from playbooks.effects import Effect
 from playbooks.ledger import Entry, Ledger
 from playbooks.schema import Freeze, Playbook, Severity
@@ -86,14 +88,6 @@ class Limits:
     undo_least: int = 4
     undo_s: float = 3600.0
     freeze: tuple[Freeze, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ErrorBudget:
-    """What is left of a service's error budget (0–1), and how many times too fast it burns."""
-
-    remaining: float
-    burn: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -210,7 +204,7 @@ def step_checks(playbook: Playbook, effect: Effect, context: Context) -> tuple[C
     """Return the checks of one step of one playbook, all of them, whether they hold or not."""
     return (
         _frozen(playbook.spec.guard.freeze, context.now),
-        _budget(playbook, target(effect.change), context),
+        _budget(playbook, effect, context),
         *_size_checks(playbook, effect, context),
         *_place_checks(effect.change, context),
         *_memory_checks(playbook, target(effect.change), context),
@@ -243,11 +237,18 @@ def _headroom(playbook: Playbook, effect: Effect, context: Context) -> Check:
     return Check(GuardName.HEADROOM, holds, load, limit, message)
 
 
-def _budget(playbook: Playbook, service: str, context: Context) -> Check:
-    """Check that the error budget allows a risk; without an objective there is none to spend."""
+def _budget(playbook: Playbook, effect: Effect, context: Context) -> Check:
+    """Check that the error budget allows a risk; without an objective there is none to spend.
+
+    What cannot be taken back is a risk by itself: it wants something left, whatever the playbook says.
+    """
+    service = target(effect.change)
     wanted, budget = playbook.spec.guard.error_budget, context.budgets.get(service)
     if budget is None:
         return Check(GuardName.BUDGET, ok=True, observed=1, limit=0, message=f"{service} has no objective")
+    if effect.reversibility is Reversibility.NONE and budget.remaining <= 0:
+        message = f"{service}'s error budget is spent, and this cannot be taken back"
+        return Check(GuardName.BUDGET, ok=False, observed=budget.remaining, limit=0, message=message)
     left = budget.remaining >= wanted.min_remaining
     slow = not wanted.max_burn or budget.burn <= wanted.max_burn
     message = (

@@ -182,7 +182,7 @@ def recheck(step: PlannedStep, playbook: Playbook, cause: Cause, context: Contex
     if isinstance(now, Infeasible):
         gone = Refusal(GuardName.ENDPOINTS, f"no longer feasible: {now.reason}", 0, 1, playbook.name, step.name)
         return (*(_refusal(check) for check in checks if not check.ok), gone)
-    planned = Effect(step.change, now.blast_radius, now.load_factor, step.reason)
+    planned = Effect(step.change, now.blast_radius, now.load_factor, step.reason, now.reversibility)
     checks += step_checks(playbook, planned, context)
     return tuple(_refusal(check, playbook.name, step.name) for check in checks if not check.ok)
 

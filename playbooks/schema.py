@@ -145,6 +145,14 @@ class Freeze(Model):
             return False
         return begun.timestamp() <= at < begun.timestamp() + self.lasts
 
+    @property
+    def written(self) -> dict[str, str]:
+        """Return it as a person writes it: what can be read again."""
+        said = {"reason": self.reason, "from": self.start, "to": self.end, "cron": self.cron, "zone": self.zone}
+        if self.lasts:
+            said["lasts"] = f"{self.lasts:.3f}s"
+        return {name: value for name, value in said.items() if value}
+
     def __str__(self) -> str:
         """Render for people: why and when."""
         when = f"{self.start} to {self.end}" if self.start else f"{span(self.lasts)} from `{self.cron}` on"

@@ -11,6 +11,7 @@ from agent.api.desk import Reason
 from agent.canaries.record import CanaryView, Command
 from agent.codec import Event
 from agent.incidents import Incident, Verb
+from agent.objectives.view import ObjectiveView
 from agent.telemetry.views import SignalsView
 
 ROUTES: Final[tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...]] = (
@@ -31,6 +32,8 @@ ROUTES: Final[tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...]] = (
     ("/v1/playbooks", "Playbooks in use", "", ()),
     ("/v1/canaries", "Canaries, by name", "", ()),
     ("/v1/canaries/{name}", "One canary", "CanaryView", ()),
+    ("/v1/objectives", "Objectives with budget and burn rates, by name", "", ()),
+    ("/v1/objectives/{name}", "One objective", "ObjectiveView", ()),
 )
 
 ORDERS: Final[tuple[tuple[str, str], ...]] = (
@@ -44,7 +47,7 @@ ORDERS: Final[tuple[tuple[str, str], ...]] = (
 def document() -> dict[str, Any]:
     """Return the OpenAPI 3.1 document."""
     schemas: dict[str, Any] = {}
-    for shape in (Incident, Event, SignalsView, CanaryView):
+    for shape in (Incident, Event, SignalsView, CanaryView, ObjectiveView):
         schema = TypeAdapter(shape).json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
         schemas |= schema.pop("$defs", {})
         schemas[shape.__name__] = schema
@@ -53,7 +56,7 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "Fibrin agent",
             "version": "v1",
-            "description": "Incidents, signals, audit, canaries, and people's orders.",
+            "description": "Incidents, signals, audit, canaries, objectives, and people's orders.",
         },
         "paths": {
             **{path: {"get": _get(path, text, shape, query)} for path, text, shape, query in ROUTES},

@@ -44,7 +44,8 @@ RETRY_S: Final = 1.0
 @dataclass(frozen=True, slots=True)
 class CanaryTools:
     """What the controller works with. `source` reads the declared canaries, `incidents` gives those of the loop, `stopped`
-    says why nothing may be done (the kill switch). `ties` to ledger and pager; None for a controller by itself.
+    says why nothing may be done (the kill switch), `hold` why a service may not take a risk now (freeze, error budget). `ties` to
+    ledger and pager; None for a controller by itself.
     """
 
     source: Callable[[], Awaitable[tuple[Rollout, ...]]]
@@ -58,6 +59,7 @@ class CanaryTools:
     timeline: Timeline
     clock: Clock
     stopped: Callable[[], str] = lambda: ""
+    hold: Callable[[str, float], str] = lambda _, __: ""
     lease_s: float = 30.0
     tick_s: float = 0.2
     observe_only: bool = False
@@ -69,7 +71,7 @@ class CanaryController:
 
     def __init__(self, tools: CanaryTools) -> None:
         self._t = tools
-        self._eyes = Surroundings(tools.tap, tools.mesh, tools.incidents)
+        self._eyes = Surroundings(tools.tap, tools.mesh, tools.incidents, tools.hold)
         self._guides: dict[str, Guide] = {}
         self._known = False  # whether what is declared was ever read
         self._read_at = float("-inf")

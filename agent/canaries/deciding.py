@@ -48,7 +48,7 @@ class Around:
 
     `person`: somebody's hand is on the weights. `blind`: telemetry is not to be trusted. `incident`: something that the service
     depends on, or the service itself, is being treated. `taken`: an incident took the canary's traffic away. `missing`: a
-    version has no healthy instance.
+    version has no healthy instance. `hold`: a freeze of the whole mesh, or the service's error budget is spent.
     """
 
     now: float
@@ -57,6 +57,7 @@ class Around:
     incident: str = ""
     taken: str = ""
     missing: str = ""
+    hold: str = ""
 
 
 def decide(rollout: Rollout, record: Record, judgement: Judgement, around: Around) -> Move:  # noqa: PLR0911 - one return per reason
@@ -106,4 +107,4 @@ def _forward(  # noqa: PLR0911 - one return per reason
 def _gates(rollout: Rollout, record: Record, around: Around) -> str:
     if record.paused:
         return f"paused by {record.paused}"
-    return "a freeze window holds" if rollout.frozen(around.now) else ""
+    return "a freeze window holds" if rollout.frozen(around.now) else around.hold

@@ -21,11 +21,12 @@ NAMED: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """Looks around. `incidents` gives those of the loop."""
+    """Looks around. `incidents` gives those of the loop; `hold` says why a service may not take a risk now (Unix s)."""
 
     tap: Tap
     mesh: MeshView
     incidents: Callable[[], Iterable[Incident]]
+    hold: Callable[[str, float], str] = lambda _, __: ""
 
     def around(self, guide: Guide, now: float) -> Around:
         """Return what a decision about this canary depends on besides the numbers."""
@@ -36,6 +37,7 @@ class Surroundings:
             incident=self._incident(guide),
             taken=self._taken(guide),
             missing=guide.missing(self.mesh.topology),
+            hold=self.hold(guide.rollout.service, now),
         )
 
     def person(self, guide: Guide, now: float) -> str:

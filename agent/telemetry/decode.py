@@ -40,6 +40,7 @@ from models.telemetry import (
     Fact,
     is_error,
     peer_service,
+    rule_of,
     split_cluster,
     split_flags,
     split_route,
@@ -83,8 +84,9 @@ class Origin:
 class _Meaning:
     """What one tag means. `series` is None for requests that concern no service of the mesh.
 
-    `route` is (cluster, host). `undecided`: an attempt without an answer or flag. `cancelled`: a request whose caller
-    went away before an answer. `lasting` False: an address was not resolved yet, so look again next time.
+    `route` is (cluster, host), `rule` the rule of the route table that the request took ("" if none). `undecided`: an
+    attempt without an answer or flag. `cancelled`: a request whose caller went away before an answer. `lasting` False:
+    an address was not resolved yet, so look again next time.
     """
 
     series: Series | None
@@ -92,6 +94,7 @@ class _Meaning:
     flags: tuple[str, ...] = ()
     error: bool = False
     route: tuple[str, str] = ("", "")
+    rule: str = ""
     undecided: bool = False
     cancelled: bool = False
     lasting: bool = True
@@ -147,6 +150,7 @@ class Decoder:
             live=draft.live,
             outcomes=draft.outcomes,
             saturation=saturation,
+            rules=draft.rules,
         )
 
     def _identify(self, resource: bytes) -> None:
@@ -192,6 +196,8 @@ class Decoder:
                     self.unattributed += count
                 else:
                     draft.count(meaning.series, meaning, count)
+                    if meaning.rule:
+                        draft.count_rule((meaning.series.callee, meaning.rule), meaning, count)
 
     def _histogram(self, name: str, side: Side, histogram: Any, draft: _Draft) -> None:
         if histogram.aggregation_temporality != DELTA:
@@ -205,6 +211,8 @@ class Decoder:
             meaning = self._meaning(name, side, point.attributes)
             if meaning.series is not None:
                 draft.time(meaning.series, point.count, counts)
+                if meaning.rule:
+                    draft.time_rule((meaning.series.callee, meaning.rule), counts)
 
     def _meaning(self, name: str, side: Side, attributes: Any) -> _Meaning:
         key = (name, *attributes)
@@ -238,6 +246,7 @@ class Decoder:
             flags=flags,
             error=error,
             route=(facts.get(Fact.CLUSTER, ""), facts.get(Fact.HOST, "")),
+            rule=rule_of(facts.get(Fact.ROUTE, "")) if side is Side.CLIENT else "",
             undecided=side is Side.ATTEMPT and code == 0 and not flags,
             cancelled=side is Side.CLIENT and code == 0 and not CANCELLED.isdisjoint(flags),
             lasting=lasting,
@@ -272,6 +281,7 @@ class _Draft:
 
     def __init__(self) -> None:
         self.outcomes: dict[Series, Outcomes] = {}
+        self.rules: dict[tuple[str, str], Outcomes] = {}
         self.uptime_s = -1.0
         self.sent_at = 0.0
         self.live = True
@@ -281,6 +291,8 @@ class _Draft:
         self._timed: list[Series] = []
         self._totals: list[int] = []
         self._counts: list[bytes] = []
+        self._ruled: list[tuple[str, str]] = []
+        self._ruled_counts: list[bytes] = []
 
     def of(self, series: Series) -> Outcomes:
         found = self.outcomes.get(series)
@@ -302,6 +314,22 @@ class _Draft:
         if meaning.cancelled:
             self._cancelled[meaning.route] = self._cancelled.get(meaning.route, 0) + count
 
+    def count_rule(self, rule: tuple[str, str], meaning: _Meaning, count: int) -> None:
+        """Enter the same requests under the rule they took."""
+        found = self.rules.get(rule)
+        if found is None:
+            found = self.rules[rule] = Outcomes()
+        found.requests += count
+        if meaning.error:
+            found.errors += count
+        for flag in meaning.flags:
+            found.flags[flag] = found.flags.get(flag, 0) + count
+
+    def time_rule(self, rule: tuple[str, str], counts: bytes) -> None:
+        """Enter the same latency histogram under the rule they took."""
+        self._ruled.append(rule)
+        self._ruled_counts.append(counts)
+
     def time(self, series: Series, total: int, counts: bytes) -> None:
         """Enter a latency histogram of `total` samples: little-endian 64-bit counts, one per bucket."""
         self._timed.append(series)
@@ -322,6 +350,11 @@ class _Draft:
             outcomes = self.of(series)
             outcomes.latency = outcomes.latency + row if series in fresh else row
             fresh.add(series)
+        for rule, counts in zip(self._ruled, self._ruled_counts, strict=True):
+            found = self.rules.get(rule)
+            if found is None:
+                found = self.rules[rule] = Outcomes()
+            found.latency = found.latency + np.frombuffer(counts, dtype="<i8")
         return True
 
     def _decide(self) -> None:

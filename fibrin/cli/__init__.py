@@ -31,6 +31,7 @@ VERBS: Final = {
     "incidents": ("incidents", "explain"),
     "people": ("approve", "deny", "abort", "pause", "resume", "stop-acting", "resume-acting"),
     "canary": ("canary",),
+    "slo": ("slo",),
     "audit": ("audit",),
     "check": ("check",),
     "playbook": ("playbook",),

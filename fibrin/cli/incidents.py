@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,10 +11,12 @@ import click
 
 from agent.client import AgentClient
 from agent.incidents import Incident, Step
+from agent.objectives.view import ObjectiveView
 from fibrin.cli.context import Target, pass_target
 from fibrin.cli.output import Column, age, dump, plain, show, text
 from fibrin.cli.playbook import find
 from fibrin.cli.resources import output_option, run
+from fibrin.cli.slo import sentence
 from models.errors import InvalidInput
 from playbooks.prose import explain as prose
 
@@ -91,8 +94,9 @@ def explain(target: Target, what: tuple[str, ...], output: str) -> None:
     async def go() -> None:
         async with target.agent() as client:
             incident = await client.incident(ident)
+            promised = about(await client.objectives(), incident) if output == "table" else []
         if output == "table":
-            click.echo("\n".join(story(incident)))
+            click.echo("\n".join([*story(incident), *promised]))
         else:
             click.echo(dump(plain(incident), output), nl=False)
 
@@ -143,6 +147,14 @@ def story(incident: Incident) -> list[str]:
         f"  {_clock(m.at)}  {m.at - incident.onset:+7.2f}s  {m.stage.value:10}  {m.message}" for m in incident.history
     ]
     return lines
+
+
+def about(objectives: Iterable[ObjectiveView], incident: Incident) -> list[str]:
+    """Return lines about the objectives of the services that an incident hurts, as they stand now."""
+    hurt = {anomaly.series.callee for anomaly in incident.anomalies}
+    hurt |= {incident.cause.service} if incident.cause else set()
+    lines = [f"  {sentence(one)}" for one in objectives if one.service in hurt]
+    return ["", "Objectives (as they stand now)", *lines] if lines else []
 
 
 def _step(step: Step) -> list[str]:

@@ -79,7 +79,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     assert mesh.processes() == []
 
 
-@pytest.mark.parametrize("name", ["cli", "canary"])
+@pytest.mark.parametrize("name", ["cli", "canary", "objectives"])
 def test_every_command_of_a_page_runs(tmp_path: Path, name: str) -> None:
     """The console block of the page works as written, on a fresh state directory."""
     page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")

@@ -70,6 +70,7 @@ class Play:
         self.control_away = False
         self.stopped = ""
         self.planner, self.pager = PlaybookPlanner((), Limits()), ListPager()
+        self.budgets: dict[str, str] = {}
         self.store: Store
         self.tap: Tap
         self.controller: CanaryController
@@ -93,6 +94,7 @@ class Play:
                 stopped=lambda: self.stopped,
                 lease_s=30.0,
                 ties=Ties(self.planner, self.store, self.mesh, self.pager),
+                hold=lambda service, _: self.budgets.get(service, ""),
             )
         )
 
@@ -400,6 +402,10 @@ STEP_2 = replace(STEP_1, step=1)
         (ROLLOUT, STEP_1, WORSE, Around(NOW, person="x"), Stay),
         (ROLLOUT, STEP_1, PROVEN, Around(NOW, incident="x"), Stay),
         (ROLLOUT, STEP_1, PROVEN, Around(NOW, missing="x"), Stay),
+        (ROLLOUT, STEP_1, PROVEN, Around(NOW, hold="x"), Stay),
+        (ROLLOUT, STEP_2, PROVEN, Around(NOW, hold="x"), Stay),
+        (ROLLOUT, STEP_1, WORSE, Around(NOW, hold="x"), RollBack),
+        (ROLLOUT, Record("catalog", 1), OPEN, Around(NOW, hold="x"), Stay),
         (ROLLOUT, STEP_1, OPEN, Around(NOW, taken="x"), RollBack),
         (ROLLOUT, replace(STEP_1, since=NOW - 1), PROVEN, Around(NOW), Stay),
         (ROLLOUT, replace(STEP_1, paused="ada"), PROVEN, Around(NOW), Stay),
@@ -560,3 +566,15 @@ async def test_steps_are_in_the_ledger_and_a_full_mesh_holds_them(play: Play) ->
     kept = Ledger.loads((await play.store.recall("ledger", shared=True) or b"").decode())
     assert {entry.playbook for entry in kept.entries} == {"canary/catalog"}
     assert len(kept.entries) >= 1
+
+
+async def test_a_canary_waits_while_the_error_budget_is_spent(play: Play) -> None:
+    """It does not begin, says why, and goes on by itself once something is left of the budget."""
+    play.budgets["catalog"] = "the error budget of objective answers is spent"
+    await play.run(20.0)
+    seen = play.controller.view("catalog")
+    assert (seen.state, seen.holding) == ("waiting", "the error budget of objective answers is spent")
+    assert play.weights == {"v1": 100, "v2": 0}
+    play.budgets.clear()
+    await play.run(2.0)
+    assert play.state == "progressing"

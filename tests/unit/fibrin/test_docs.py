@@ -11,6 +11,7 @@ import pytest
 from agent.settings import AgentSettings
 from control.settings import ControlSettings
 from fibrin.cli import VERBS, cli, load
+from fibrin.reference import objective_fields
 
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -33,6 +34,14 @@ def test_cli_page_lists_every_verb_and_no_other() -> None:
     """The verbs in docs/cli.md are exactly the verbs there are."""
     text = (DOCS / "cli.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `([a-z -]+)` \|", text, re.MULTILINE)) == _verbs(cli)
+
+
+def test_the_fields_of_an_objective_are_current_and_explained() -> None:
+    """docs/objectives.md ends with what the schema says now (write it anew with `python -m fibrin.reference`); every field has a meaning."""
+    assert (DOCS / "objectives.md").read_text(encoding="utf-8").endswith(f"\n\n{objective_fields()}")
+    rows = re.findall(r"^\| \*{0,2}`(\w+)`.*\| (.*?) \|$", objective_fields(), re.MULTILINE)
+    assert len(rows) == 8
+    assert [name for name, text in rows if not text.strip()] == []
 
 
 @pytest.mark.parametrize(("section", "shape"), [("control", ControlSettings), ("agent", AgentSettings)])

@@ -7,12 +7,14 @@ from zoneinfo import ZoneInfo
 import pytest
 
 import playbooks
+from agent.decision import limits_json, limits_of
 from models.domain import Topology
 from models.errors import InvalidInput
 from models.incident import Anomaly, Cause, CauseKind, Signal
+from models.objective import ErrorBudget
 from models.signals import Series, Side
 from playbooks.conditions import VARIABLES, facts, slips, unmet
-from playbooks.guards import Context, ErrorBudget, GuardName, Limits
+from playbooks.guards import Context, GuardName, Limits
 from playbooks.planning import plan
 from playbooks.schema import Freeze, Playbook
 
@@ -186,6 +188,42 @@ def test_a_spent_budget_forbids_a_risk(mesh: Shop, budget: ErrorBudget | None, a
     decision = plan(mesh.cause(), mesh.context(budgets={"catalog": budget} if budget else {}), (book,))
     assert (decision.plan is not None) is acts
     assert {r.guard for r in decision.refusals} <= {GuardName.BUDGET}
+
+
+def test_what_cannot_be_taken_back_wants_budget_left(mesh: Shop) -> None:
+    """With nothing left of the budget a restart is refused whatever the playbook says; what an overlay's end undoes is not."""
+    text = f"{HEAD}  when: {{cause: [instance], services: {{all: true}}}}\n  steps:\n"
+    text += "  - {name: b, action: {restartInstance: {}}, verify: {deadline: 5s}, undo: nothing, holdDown: 10s}\n"
+    cause, spent = mesh.cause(CauseKind.INSTANCE, "catalog", "catalog-v1-1"), {"catalog": ErrorBudget(0.0)}
+    book = playbooks.load({"t.yaml": text})
+    assert plan(cause, mesh.context(budgets={"catalog": ErrorBudget(0.1)}), book).plan is not None
+    decision = plan(cause, mesh.context(budgets=spent), book)
+    assert [(r.guard, r.message) for r in decision.refusals] == [
+        (GuardName.BUDGET, "catalog's error budget is spent, and this cannot be taken back")
+    ]
+    assert plan(mesh.cause(), mesh.context(budgets=spent), (mine(),)).plan is not None
+
+
+def test_conditions_tell_objectives_apart(mesh: Shop) -> None:
+    """`budget.objectives` gives what is left of each by name; one that is not there has no answer."""
+    context = mesh.context(budgets={"catalog": ErrorBudget(0.2, 3.0, {"answers": 0.9, "fast": 0.2})})
+    assert unmet("budget.objectives['answers'] > 0.5 && budget.objectives['fast'] < 0.5", mesh.cause(), context) == ""
+    assert "has no answer" in unmet("budget.objectives['other'] > 0.5", mesh.cause(), context)
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        {"from": "2026-12-24", "to": "2026-12-27", "zone": "Europe/Berlin", "reason": "Christmas"},
+        {"cron": "0 22 * * 1-5", "lasts": "1h30m"},
+    ],
+)
+def test_a_freeze_can_be_written_and_read_again(window: dict[str, str]) -> None:
+    """What the audit log keeps of a freeze of the mesh is the same freeze."""
+    freeze = Freeze.model_validate(window)
+    assert Freeze.model_validate(freeze.written) == freeze
+    limits = Limits(freeze=(freeze,), storm_share=0.4)
+    assert limits_of(limits_json(limits)) == limits
 
 
 def test_load_may_be_bounded_without_a_known_limit(mesh: Shop) -> None:

@@ -57,6 +57,27 @@ def test_requests_attempts_and_latencies_find_their_series(export: Any) -> None:
     assert (found[ATTEMPT].requests, found[ATTEMPT].latency[5], found[ATTEMPT].latency[6]) == (4, 2, 2)
 
 
+def test_what_each_rule_of_a_route_table_answered_is_told_apart(export: Any) -> None:
+    """Per service and rule: requests, failures, latency, as callers saw them; a breaker of the service answers for no rule."""
+    asked: dict[str, Any] = {"cluster": "catalog", "host": V1.endpoint, "flags": "-", "grpc": ""}
+    payload = (
+        export()
+        .requests(Side.CLIENT, 3, route="catalog/pay", code="200", **asked)
+        .requests(Side.CLIENT, 1, route="catalog/pay", code="500", **asked)
+        .requests(Side.CLIENT, 7, route="catalog/rest", code="200", **asked)
+        .requests(Side.CLIENT, 2, route="catalog/*#breaker", code="503", **asked)
+        .requests(Side.ATTEMPT, 4, code="200", **asked)
+        .latency(Side.CLIENT, {5: 4}, route="catalog/pay")
+        .bytes()
+    )
+    rules = Decoder("web-1", HOSTS.get).decode(payload, 1000.0).rules
+    assert {key: (found.requests, found.errors) for key, found in rules.items()} == {
+        ("catalog", "pay"): (4, 1),
+        ("catalog", "rest"): (7, 0),
+    }
+    assert rules["catalog", "pay"].latency[5] == 4
+
+
 def test_the_server_side_knows_its_caller_by_certificate(export: Any) -> None:
     """A peer of this mesh is named, anybody else is the empty caller."""
     found = decode(
