@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -47,16 +47,29 @@ LIMITS: TypeAdapter[Limits] = TypeAdapter(Limits)
 DRAFT: TypeAdapter[Draft] = TypeAdapter(Draft)
 
 
+@dataclass(frozen=True, slots=True)
+class _Material:
+    """Something that decisions refer to, with its name worked out once: it is large and seldom changes."""
+
+    digest: str
+    value: Json
+
+    @classmethod
+    def of(cls, value: Json) -> _Material:
+        """Name a value."""
+        return cls(digest_of(value), value)
+
+
 class Decisions:
     """Writes decisions. `part` names the log's current file: what decisions refer to is written into it once."""
 
     def __init__(self, chronicle: Chronicle, sources: Sources, limits: Limits, part: Callable[[], int]) -> None:
         self._chronicle = chronicle
-        self._rules = rules_json(sources, limits)
+        self._rules = _Material.of(rules_json(sources, limits))
         self._part = part
         self._written: set[str] = set()
         self._written_in = -1
-        self._topology: tuple[Topology, Json] = (Topology(), topology_json(Topology()))
+        self._topology = (Topology(), _Material.of(topology_json(Topology())))
 
     async def write(
         self, incident: Incident, draft: Draft, around: Circumstances, ledger: bytes, evidence: Evidence | None
@@ -75,13 +88,13 @@ class Decisions:
         data = {**decided_json(incident, draft), "inputs": inputs}
         return await self._chronicle.write(DECISION, data, first=True)
 
-    def _plain(self, topology: Topology) -> Json:
+    def _plain(self, topology: Topology) -> _Material:
         if self._topology[0] is not topology:
-            self._topology = (topology, topology_json(topology))
+            self._topology = (topology, _Material.of(topology_json(topology)))
         return self._topology[1]
 
-    async def _material(self, what: str, value: Json) -> str:
-        digest = digest_of(value)
+    async def _material(self, what: str, material: _Material) -> str:
+        digest, value = material.digest, material.value
         if self._written_in != self._part():
             self._written.clear()
             self._written_in = self._part()

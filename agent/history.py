@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from models.detect.views import views
@@ -24,6 +24,7 @@ class History:
         self._coarse: deque[Slice] = deque()
         self._seen: dict[Series, float] = {}
         self._raw: dict[Series, float] = {}
+        self._callees: dict[str, dict[Series, None]] = {}  # the series of `_raw` by callee, in the order they came
         self._owned: set[Series] = set()  # sums of the newest second that are nobody else's
         self._swept_at = 0.0
         self._now = 0.0
@@ -35,9 +36,14 @@ class History:
             self._swept_at = at
             self._seen = {s: t for s, t in self._seen.items() if t >= at - 2 * HORIZON_S}
             self._raw = {s: t for s, t in self._raw.items() if t >= at - 2 * HORIZON_S}
+            self._callees = {}
+            for series in self._raw:
+                self._callees.setdefault(series.callee, {})[series] = None
         if outcomes:
             self._fine.append((at, dict(outcomes)))
             for series in outcomes:
+                if series not in self._raw:
+                    self._callees.setdefault(series.callee, {})[series] = None
                 self._raw[series] = at
                 self._seen[series] = at
                 for key in views(series):
@@ -57,9 +63,7 @@ class History:
 
     def series(self, side: Side, services: frozenset[str]) -> tuple[Series, ...]:
         """Return the reported series of requests to `services` seen on one side within the horizon."""
-        return tuple(
-            s for s, at in self._raw.items() if s.side is side and s.callee in services and at >= self._now - HORIZON_S
-        )
+        return tuple(s for s in self.towards(services) if s.side is side and self._raw[s] >= self._now - HORIZON_S)
 
     def between(self, start: float, end: float) -> dict[Series, Outcomes]:
         """Return the sums per series of what arrived in [start, end)."""
@@ -73,25 +77,41 @@ class History:
 
     def reporters(self, start: float, callee: str) -> frozenset[str]:
         """Return the sidecars of callers that saw requests to `callee` since `start`."""
-        return frozenset(
-            series.reporter
-            for bins in (self._coarse, self._fine)
-            for at, outcomes in bins
-            if at >= start
-            for series in outcomes
-            if series.callee == callee and series.side is not Side.SERVER
-        )
+        mine = [series for series in self._callees.get(callee, ()) if series.side is not Side.SERVER]
+        recent = [outcomes for bins in (self._coarse, self._fine) for at, outcomes in bins if at >= start]
+        return frozenset(series.reporter for series in mine if any(series in outcomes for outcomes in recent))
 
-    def total(self, start: float, match: Callable[[Series], bool], end: float = math.inf) -> Outcomes:
-        """Return one sum over the matching series of what arrived in [start, end)."""
+    def total(
+        self,
+        start: float,
+        match: Callable[[Series], bool],
+        end: float = math.inf,
+        *,
+        of: Callable[[], Iterable[Series]] | None = None,
+    ) -> Outcomes:
+        """Return one sum over the matching series of what arrived in [start, end).
+
+        `of` gives the only series that can match (see `towards`), where the mesh is too large to ask each.
+        """
         total = Outcomes()
+        chosen = tuple(series for series in of() if match(series)) if of is not None else None
         for bins in (self._coarse, self._fine):
             for at, outcomes in bins:
-                if start <= at < end:
-                    for series, found in outcomes.items():
-                        if match(series):
-                            total += found
+                if not start <= at < end:
+                    continue
+                if chosen is not None:
+                    for series in chosen:
+                        if (seen := outcomes.get(series)) is not None:
+                            total += seen
+                    continue
+                for series, found in outcomes.items():
+                    if match(series):
+                        total += found
         return total
+
+    def towards(self, services: frozenset[str]) -> tuple[Series, ...]:
+        """Return the reported series of requests to `services`, of all sides."""
+        return tuple(series for service in sorted(services) for series in self._callees.get(service, ()))
 
     def _merge(self, piece: Slice) -> None:
         at, outcomes = piece

@@ -17,7 +17,7 @@ import structlog
 
 from agent import harm, metrics, verification
 from agent.caretaker import Caretaker
-from agent.correlate import unexplained_share
+from agent.correlate import Symptoms
 from agent.gates import Block, Interlock, Situation, check
 from agent.history import History
 from agent.holdout import HoldOuts
@@ -65,6 +65,7 @@ class HealingLoop:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failures: dict[str, int] = {}
         self._anomalies: tuple[Anomaly, ...] = ()
+        self._symptoms = Symptoms()
         self._led_with: int | None = None
         self._started = tools.clock()
         self.remembers_normal = False
@@ -178,7 +179,8 @@ class HealingLoop:
             self._s.mesh.see(outcomes)
             self._s.detector.update(now, outcomes, self._s.sight.saturation(now), lag_s=self._s.sight.lag(now))
             self._look(now)
-            self._triage.sort(self._anomalies, now)
+            self._symptoms = Symptoms(self._anomalies, self._s.mesh.topology)
+            self._triage.sort(self._symptoms, now)
             for track in list(self._tracks.values()):
                 self._forward(track, outcomes, now)
             self._caretaker.keep(now)
@@ -363,7 +365,7 @@ class HealingLoop:
 
     def _storm(self, cause: Cause | None) -> float:
         mesh = self._s.mesh
-        return unexplained_share(cause, self._anomalies, mesh.topology, len(mesh.services)) if cause else 0.0
+        return self._symptoms.unexplained(cause, len(mesh.services)) if cause else 0.0
 
     def _watch_users(self, track: Track, outcomes: Mapping[Series, Outcomes], now: float) -> None:
         cause = track.incident.cause

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from agent import metrics, story
-from agent.correlate import explains, upstream
+from agent.correlate import Symptoms, about, explains, upstream
 from agent.history import History
 from agent.incidents import Datum, Incident, timed
 from agent.mesh import MeshView
@@ -28,6 +28,9 @@ from models.signals import Series
 from playbooks.schema import Mode
 
 MAX_CAUSES_PER_TICK: Final = 4
+MAX_POOL: Final = 400
+"""Most anomalies that are thought about at once: beyond, one tick would take longer than the next may wait."""
+
 SECOND_THOUGHTS_S: Final = 1.0
 """A change of mind is told at most this often per incident."""
 
@@ -68,10 +71,11 @@ class Triage:
         self._start = start
         self._withdraw = withdraw
         self._thought_at = 0.0
+        self._turn = 0
 
-    def sort(self, anomalies: tuple[Anomaly, ...], now: float) -> None:
+    def sort(self, symptoms: Symptoms, now: float) -> None:
         """Give every anomaly its incident (one turn of the loop)."""
-        self._name(self._unclaimed(anomalies, now), now)
+        self._name(self._unclaimed(symptoms, now), now)
 
     def absorbs(self, track: Track, now: float) -> bool:
         """Tell whether symptoms of this incident belong to it without thinking again."""
@@ -86,10 +90,8 @@ class Triage:
         return acted and now - track.closed_at() < settings.mute_s
 
     def _owns(self, track: Track, anomaly: Anomaly) -> bool:
-        """Tell whether a committed incident explains an anomaly."""
+        """Tell whether the cause of a committed incident explains an anomaly."""
         incident, topology = track.incident, self._mesh.topology
-        if any((a.series, a.signal) == (anomaly.series, anomaly.signal) for a in incident.anomalies):
-            return True
         if incident.cause is None:
             return False
         if incident.stage is Stage.ESCALATED:  # nobody cures it: what looks different may be another fault
@@ -97,17 +99,20 @@ class Triage:
         strict = incident.is_open and incident.stage not in MOVING
         return explains(incident.cause, anomaly, topology, strict=strict)
 
-    def _unclaimed(self, anomalies: tuple[Anomaly, ...], now: float) -> list[Anomaly]:
+    def _unclaimed(self, symptoms: Symptoms, now: float) -> list[Anomaly]:
+        known = {(a.series, a.signal): a for a in symptoms.all}
         claimed: set[tuple[Series, Signal]] = set()
         for track in self._tracks.values():
             if not self.absorbs(track, now):
                 continue
-            mine = [a for a in anomalies if self._owns(track, a)]
+            cause = track.incident.cause
+            seen = [known[key] for a in track.incident.anomalies if (key := (a.series, a.signal)) in known]
+            mine = seen + [a for a in symptoms.near(cause) if self._owns(track, a)] if cause else seen
             if mine:
                 track.live_at, track.awake = now, True
                 track.incident = _joined(track.incident, mine)
                 claimed |= {(a.series, a.signal) for a in mine}
-        return [a for a in anomalies if (a.series, a.signal) not in claimed]
+        return [a for a in symptoms.all if (a.series, a.signal) not in claimed]
 
     def _name(self, pool: list[Anomaly], now: float) -> None:
         """Name causes until the pool is empty or nothing more stands out."""
@@ -116,6 +121,7 @@ class Triage:
             for track in thinking:
                 track.live_at = now if track.awake else track.live_at
             return
+        pool, later = self._some(pool)
         named: dict[str, Track] = {}
         split = ""
         for _ in range(MAX_CAUSES_PER_TICK):
@@ -141,8 +147,25 @@ class Triage:
             named[best.key] = track
             split = track.incident.id
             pool = self._correlate(track, diagnosis, best, pool, now)
+        self._wait_their_turn(thinking, [*later, *(pool if len(named) >= MAX_CAUSES_PER_TICK else ())], now)
         for track in thinking:
             self._forgotten(track, now)
+
+    def _some(self, pool: list[Anomaly]) -> tuple[list[Anomaly], list[Anomaly]]:
+        """Return what to think about in this tick, and what later: all, or of very many a part, in turns."""
+        if len(pool) <= MAX_POOL:
+            return pool, []
+        ordered = sorted(pool, key=lambda a: (about(a, self._mesh.topology), a.series, a.signal))
+        self._turn = (self._turn + MAX_POOL) % len(ordered)
+        ordered = ordered[self._turn :] + ordered[: self._turn]
+        return ordered[:MAX_POOL], ordered[MAX_POOL:]
+
+    def _wait_their_turn(self, thinking: list[Track], later: list[Anomaly], now: float) -> None:
+        """Keep alive whose symptoms were left for a later tick: that is no sign that they are over."""
+        still = {(a.series, a.signal) for a in later}
+        for track in thinking:
+            if track.awake and any((a.series, a.signal) in still for a in track.incident.anomalies):
+                track.live_at = now
 
     def _worth_thinking(self, thinking: list[Track], now: float) -> bool:
         """Tell whether to name causes in this tick: always while it is urgent, now and then once it drags on."""

@@ -150,4 +150,4 @@ def _normal(
 
 
 def _after(history: History, start: float, services: frozenset[str], side: Side, end: float = math.inf) -> Outcomes:
-    return history.total(start, lambda series: series.side is side and series.callee in services, end)
+    return history.total(start, lambda series: series.side is side, end, of=lambda: history.towards(services))

@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, Self, cast
 
 from agent.audit.keys import ID_DIGITS, SIGNATURE_DIGITS, Signer, Trust, signed_by
 from models.errors import InvalidInput
@@ -116,12 +116,44 @@ def canonical(value: Mapping[str, Json]) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
 
 
-def plain(value: object, path: str = "data", depth: int = 0) -> Json:  # noqa: PLR0911 - one per kind of value
+def plain(value: object, path: str = "data") -> Json:
     """Return `value` as pure JSON: tuples become lists, sets sorted lists, NaN and infinities the words for them.
 
     Raises:
         InvalidInput: something in it has no JSON form, or it is nested too deep; the message names the place.
     """
+    try:
+        return _usual(value, 0)
+    except _UnusualError:
+        return _any(value, path, 0)
+
+
+class _UnusualError(Exception):
+    """Something that the quick way does not know."""
+
+
+def _usual(value: object, depth: int) -> Json:
+    """Return plain builtin types as pure JSON: almost everything there is, several times faster than `_any`."""
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return cast("Json", value)
+    if kind is int and cast("int", value).bit_length() <= _BITS:
+        return cast("int", value)
+    if kind is float:
+        number = cast("float", value)
+        return number if math.isfinite(number) else str(number)
+    if depth > _DEPTH:
+        raise _UnusualError
+    if kind is dict:
+        pairs = cast("dict[object, object]", value).items()
+        return {key if type(key) is str else str(key): _usual(inner, depth + 1) for key, inner in pairs}
+    if kind is list or kind is tuple:
+        return [_usual(inner, depth + 1) for inner in cast("list[object]", value)]
+    raise _UnusualError
+
+
+def _any(value: object, path: str, depth: int) -> Json:  # noqa: PLR0911 - one per kind of value
+    """Return anything that has a JSON form, in the words of `plain`."""
     if depth > _DEPTH:
         raise InvalidInput(f"{path[:80]}… is nested deeper than {_DEPTH} levels")
     below = depth + 1
@@ -135,11 +167,11 @@ def plain(value: object, path: str = "data", depth: int = 0) -> Json:  # noqa: P
         case str():
             return str(value)
         case Mapping():
-            return {str(key): plain(inner, f"{path}.{key}", below) for key, inner in value.items()}
+            return {str(key): _any(inner, f"{path}.{key}", below) for key, inner in value.items()}
         case list() | tuple():
-            return [plain(inner, f"{path}[{index}]", below) for index, inner in enumerate(value)]
+            return [_any(inner, f"{path}[{index}]", below) for index, inner in enumerate(value)]
         case set() | frozenset():
-            return [plain(inner, path, below) for inner in sorted(value, key=str)]
+            return [_any(inner, path, below) for inner in sorted(value, key=str)]
         case _:
             hint = "turn it into text, numbers, lists and mappings first"
             raise InvalidInput(f"{path} is a {type(value).__name__}, which an audit record cannot hold", hint=hint)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
-from models.domain import Topology
+from models.domain import Edge, Topology
 from models.incident import Anomaly, Cause, CauseKind, Signal
 from models.localise.evidence import Evidence
 from models.localise.ranking import localise
@@ -56,12 +57,12 @@ def explained_by(cause: Cause, anomalies: Iterable[Anomaly], topology: Topology)
 
 def upstream(topology: Topology, service: str) -> frozenset[str]:
     """Return the services that call `service`, directly or through others (without itself unless in a cycle)."""
-    return _reach(service, _steps((e.callee, e.caller) for e in topology.edges))
+    return _up(topology.edges, service)
 
 
 def downstream(topology: Topology, service: str) -> frozenset[str]:
     """Return the services that `service` calls, directly or through others."""
-    return _reach(service, _steps((e.caller, e.callee) for e in topology.edges))
+    return _down(topology.edges, service)
 
 
 def explains(cause: Cause, anomaly: Anomaly, topology: Topology, *, strict: bool = True) -> bool:
@@ -114,6 +115,26 @@ def _same_part(cause: Cause, anomaly: Anomaly, topology: Topology) -> bool:
             return not zones or cause.subject in zones
         case _:
             return True
+
+
+@lru_cache(maxsize=8192)
+def _up(edges: frozenset[Edge], service: str) -> frozenset[str]:
+    return _reach(service, _callers(edges))
+
+
+@lru_cache(maxsize=8192)
+def _down(edges: frozenset[Edge], service: str) -> frozenset[str]:
+    return _reach(service, _callees(edges))
+
+
+@lru_cache(maxsize=4)
+def _callers(edges: frozenset[Edge]) -> Mapping[str, list[str]]:
+    return _steps((e.callee, e.caller) for e in edges)
+
+
+@lru_cache(maxsize=4)
+def _callees(edges: frozenset[Edge]) -> Mapping[str, list[str]]:
+    return _steps((e.caller, e.callee) for e in edges)
 
 
 def _steps(pairs: Iterable[tuple[str, str]]) -> Mapping[str, list[str]]:

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, replace
 
 from models.errors import FibrinError
-from simulations.bench import agent_cost, footprint, overhead, propagation, simulated
+from simulations.bench import agent_cost, decisions, footprint, overhead, propagation, simulated
 from simulations.bench.figures import Table
 from simulations.bench.quiet import Ledger
 
@@ -24,6 +24,7 @@ MEASUREMENTS: Mapping[str, Callable[..., Awaitable[Table]]] = {
     "propagation": propagation.measure,
     "simulated": simulated.measure,
     "agent": agent_cost.measure,
+    "decisions": decisions.measure,
     "memory": footprint.measure,
 }
 

@@ -36,7 +36,7 @@ async def bench(folder: Path, *arguments: str) -> asyncio.subprocess.Process:
     )
 
 
-@pytest.mark.parametrize("name", ["overhead", "propagation", "simulated", "agent", "memory"])
+@pytest.mark.parametrize("name", ["overhead", "propagation", "simulated", "agent", "decisions", "memory"])
 async def test_a_measurement_runs_and_tells_as_json(folder: Path, name: str) -> None:
     """A quick run ends with 0, prints one JSON object with figures, judges nothing and removes its files."""
     process = await bench(folder, name, "--quick", "-o", "json")
