@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo drill drill-all test check format lock bench bench-models clean
+.PHONY: help demo drill drill-all test mutate check format lock bench bench-models soak clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,9 @@ else
 	@$(BIN)/python -m pytest $(ARGS)
 endif
 
+mutate: $(VENV)/.dev ## switch off one safety interlock after the other and show that its attack then succeeds
+	@$(BIN)/python -m pytest tests/unit/agent/test_interlocks.py -v --no-header -p no:cacheprovider $(ARGS)
+
 check: $(VENV)/.dev ## lint, types, import rules, format
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -63,6 +66,10 @@ bench-models: $(VENV)/.dev ## measure detectors, localiser and canary verdicts b
 	@$(MODELS).canaries $(ARGS)
 	@$(MODELS).causes --data $(DATA) $(if $(ARGS),--cases 10)
 	@$(MODELS).series --data $(DATA)/data/nab.npz $(ARGS)
+
+soak: $(VENV)/.dev ## kill the agent at each line of its story, and overlap five faults for ten minutes (about an hour)
+	@$(BIN)/python -m simulations.soak.kills $(ARGS)
+	@$(BIN)/python -m simulations.soak.overlap
 
 lock: ## resolve and pin the dependencies anew (needs uv)
 	uv pip compile pyproject.toml --group build --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -q -o requirements.lock

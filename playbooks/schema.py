@@ -61,14 +61,21 @@ class Services(Model):
 
     @model_validator(mode="after")
     def _chooses(self) -> Self:
-        chosen = [bool(self.names), bool(self.labels), self.everything]
-        if sum(chosen) == 0:
-            raise ValueError("the selector is empty: give `names:` or `labels:`, or say `all: true` on purpose")
-        if sum(chosen) > 1:
-            raise ValueError("give one of `names`, `labels` and `all`, not several")
-        if "" in self.names or "*" in self.names:
-            raise ValueError("a name must be a service's name; for every service say `all: true`")
+        if wrong := _unclear(self):
+            raise ValueError(wrong)
         return self
+
+
+def _unclear(services: Services) -> str:
+    """Return why a selector does not say whom it means, "" when it does."""
+    chosen = [bool(services.names), bool(services.labels), services.everything]
+    if sum(chosen) == 0:
+        return "the selector is empty: give `names:` or `labels:`, or say `all: true` on purpose"
+    if sum(chosen) > 1:
+        return "give one of `names`, `labels` and `all`, not several"
+    if "" in services.names or "*" in services.names:
+        return "a name must be a service's name; for every service say `all: true`"
+    return ""
 
 
 class When(Model):

@@ -6,7 +6,7 @@ The table of docs/interlocks.md names these attacks. Each attack raises Assertio
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,10 @@ from playbooks import load, planning
 from playbooks.guards import Context, GuardName, Limits
 from playbooks.ledger import Entry, Ledger, Outcome
 from playbooks.planning import plan
-from playbooks.schema import Mode, Playbook
+from playbooks.schema import Freeze, Mode, Playbook
 
+from . import attacks
+from .attacks import Attack, Interlock, Mutation, patched
 from .conftest import World, bad_version
 from .shop import EDGES, INSTANCES
 
@@ -55,10 +57,8 @@ spec:
 """
 CAUSE = Cause(CauseKind.INSTANCE, "checkout", "checkout-v1-1", Signal.ERRORS, 0.9, edge=Edge("front", "checkout"))
 TOPOLOGY = Topology(INSTANCES, frozenset(Edge(a, b) for a, b in EDGES))
+FROZEN = Freeze.model_validate({"from": "1970-01-01", "to": "1970-01-02"})
 CALM = Context(TOPOLOGY, now=1000.0, saturation={"checkout": 0.2})
-
-Attack = Callable[[Path], Awaitable[None]]
-Mutation = Callable[[pytest.MonkeyPatch], None]
 
 
 @dataclass
@@ -74,15 +74,6 @@ class ManualClock:
     def monotonic(self) -> float:
         """Return seconds that never go back."""
         return self.now
-
-
-@dataclass(frozen=True)
-class Interlock:
-    """One interlock of the list, how it is switched off, and the attack that must then succeed."""
-
-    name: str
-    off: Mutation
-    attack: Attack
 
 
 def playbooks() -> tuple[Playbook, ...]:
@@ -123,11 +114,6 @@ def gate(**neutral: Any) -> Mutation:
         patch.setattr("agent.loop.check", lambda at: check(replace(at, **neutral)))
 
     return off
-
-
-def patched(owner: Any, name: str, value: Any) -> Mutation:
-    """Return the mutation that replaces an attribute."""
-    return lambda patch: patch.setattr(owner, name, value)
 
 
 def entries(outcome: Outcome, *ages: float, service: str = "checkout", playbook: str = "careful") -> Ledger:
@@ -176,6 +162,10 @@ def _person(world: World) -> None:
 
 def _full_disk(world: World) -> None:
     world.audit.broken = True
+
+
+def _control_away(world: World) -> None:
+    world.mesh.control_up = False
 
 
 def _thrown(world: World) -> None:
@@ -335,10 +325,13 @@ INTERLOCKS = (
     Interlock("12 kill switch", _never_stopped, unharmed(_thrown)),
     Interlock("13 modes", _bold, unharmed(_shadow)),
     Interlock("15 headroom", without(GuardName.HEADROOM), refused(saturation={"checkout": 0.7})),
+    Interlock("17 control plane away", gate(control_up=True), unharmed(_control_away)),
+    Interlock("19 freeze", without(GuardName.FREEZE), refused(limits=Limits(freeze=(FROZEN,)))),
     Interlock("18 people first", gate(person=""), unharmed(_person)),
     Interlock("18 yield", _stubborn, _taken_over),
     Interlock("20 audit first", patched(Chronicle, "may_go_on", lambda _self, _number: True), unharmed(_full_disk)),
     Interlock("20 tamper-evident", _unsigned, _forged_record),
+    *attacks.INTERLOCKS,
 )
 
 
@@ -359,6 +352,8 @@ async def test_the_attack_fails_while_the_interlock_stands_and_succeeds_without_
 def test_the_page_names_every_attack_there_is() -> None:
     """docs/interlocks.md and this table say the same."""
     text = DOCS.read_text(encoding="utf-8")
+    for row in re.findall(r"^\| \d+ \|.*$", text, re.MULTILINE):
+        assert "attack `" in row, f"no attack is named for this interlock: {row}"
     named = set(re.findall(r"attack `([^`]+)`", text))
     assert named == {interlock.name for interlock in INTERLOCKS}
     assert [int(n) for n in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)] == list(range(1, 23))
