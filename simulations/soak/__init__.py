@@ -1,0 +1,1 @@
+"""Long proofs on real processes, behind `make soak`: `python -m simulations.soak.kills` and `.overlap`."""
