@@ -172,6 +172,10 @@ class Agent:
         """Throw the kill switch or take it back."""
         await self.loop.people.stop_acting(stop=stop, who=who, why=why)
 
+    async def rotate_key(self, *, who: str, why: str) -> str:
+        """Let a new key sign the audit log from now on; the record that names it says who asked."""
+        return await self._audit.rotate_key(f"{why} (asked by {who})")
+
     async def events(self, since: int, wait_s: float) -> tuple[Event, ...]:
         """Return timeline lines after `since`, waiting up to `wait_s` for the first."""
         return await self._timeline.wait(since, wait_s) if wait_s else self._timeline.since(since)

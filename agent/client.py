@@ -134,6 +134,10 @@ class AgentClient:
         """Throw the kill switch."""
         await self._ask("/v1/stop-acting", order={"reason": reason})
 
+    async def rotate_key(self, reason: str) -> str:
+        """Let a new key sign the audit log from now on; return its id. Needs the operator's token."""
+        return str((await self._ask("/v1/audit/rotate-key", order={"reason": reason}))["key"])
+
     async def resume_acting(self, reason: str = "") -> None:
         """Take the kill switch back."""
         await self._ask("/v1/resume-acting", order={"reason": reason})

@@ -33,6 +33,10 @@ class Orders(Protocol):
         """Throw the kill switch or take it back."""
         ...
 
+    async def rotate_key(self, *, who: str, why: str) -> str:
+        """Let a new key sign the audit log from now on; return its id."""
+        ...
+
 
 class Reason(BaseModel):
     """The body of every order."""
@@ -55,6 +59,7 @@ class Desk:
             web.post(f"/v1/incidents/{{id}}/{{verb:{verbs}}}", self._order),
             web.post("/v1/stop-acting", self._stop),
             web.post("/v1/resume-acting", self._resume),
+            web.post("/v1/audit/rotate-key", self._rotate_key),
         ]
 
     async def _order(self, request: web.Request) -> web.Response:
@@ -72,6 +77,13 @@ class Desk:
         who = await operator(request, self._token)
         await self._orders.stop_acting(stop=False, who=who, why=(await _body(request)).reason)
         return _json({"stopped": False})
+
+    async def _rotate_key(self, request: web.Request) -> web.Response:
+        who = await operator(request, self._token)
+        why = (await _body(request)).reason.strip()
+        if not why:
+            raise InvalidInput("a new key needs a reason: it stands in the log", hint='send {"reason": "why"}')
+        return _json({"key": await self._orders.rotate_key(who=who, why=why)})
 
 
 async def operator(request: web.Request, token: Path) -> str:

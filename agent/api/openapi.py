@@ -41,6 +41,7 @@ ORDERS: Final[tuple[tuple[str, str], ...]] = (
     ("/v1/stop-acting", "Throw the kill switch: nothing in the mesh is changed from now on"),
     *((f"/v1/canaries/{{name}}/{command}", f"A person's order to a canary: {command}") for command in Command),
     ("/v1/resume-acting", "Take the kill switch back"),
+    ("/v1/audit/rotate-key", "Let a new key sign the audit log from now on; a reason is needed"),
 )
 
 

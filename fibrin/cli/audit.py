@@ -157,9 +157,13 @@ def export(
 @click.option("--reason", required=True, help="Why; stands in the log.")
 @pass_target
 def rotate_key(target: Target, file: Path | None, reason: str) -> None:
-    """Let a new key sign from now on. Only while no agent writes the log."""
+    """Let a new key sign from now on: asks the agent if one runs, else writes the log itself."""
 
     async def go() -> str:
+        if file is None and target.address("agent") is not None:
+            async with target.agent() as agent:
+                if await agent.healthy():
+                    return await agent.rotate_key(reason)
         async with AuditLog(_path(target, file)) as log:
             return await log.rotate_key(reason)
 

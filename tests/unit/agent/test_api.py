@@ -83,6 +83,10 @@ class Backend:
     async def stop_acting(self, *, stop: bool, who: str, why: str) -> None:
         self.orders.append(("stop" if stop else "go on", "", who, why))
 
+    async def rotate_key(self, *, who: str, why: str) -> str:
+        self.orders.append(("rotate-key", "", who, why))
+        return "0123456789abcdef"
+
 
 @pytest.fixture
 async def backend() -> Backend:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from agent.audit import read, verify
 from agent.client import AgentClient
 from agent.run import run
 from agent.settings import AgentSettings
-from models.errors import Broken, FibrinError, InvalidInput
+from models.errors import Broken, FibrinError, InvalidInput, Refused
 
 
 @pytest.fixture
@@ -125,3 +126,22 @@ async def test_missing_tokens_are_waited_for_then_named(directory: Path, monkeyp
     (directory / "agent.token").unlink()
     with pytest.raises(FibrinError, match=r"agent\.token is missing"):
         await run(settings(directory))
+
+
+async def test_a_new_key_signs_while_the_agent_writes(directory: Path) -> None:
+    """Asked over the API by the operator, with a reason; the log verifies over both keys and names who asked."""
+    async with running(settings(directory)):
+        async with AgentClient.from_state_dir(directory) as stranger:
+            with pytest.raises(Refused):
+                await stranger.rotate_key("because")
+            url = stranger.url
+        async with AgentClient(url, token="operator-secret", actor="ada") as operator:
+            with pytest.raises(InvalidInput, match="needs a reason"):
+                await operator.rotate_key(" ")
+            await operator.stop_acting("before")
+            fresh = await operator.rotate_key("drill")
+            await operator.resume_acting("after")
+    records = read(directory / "audit.log")
+    assert records[-1].key == fresh != records[0].key
+    assert any(record.kind == "audit.key" and record.data["why"] == "drill (asked by ada)" for record in records)
+    assert verify(directory / "audit.log").ok
