@@ -76,6 +76,7 @@ class CanaryController:
         self._known = False  # whether what is declared was ever read
         self._read_at = float("-inf")
         self._fed_at: float | None = None
+        self._led_with: int | None = None
         self._turn = asyncio.Lock()
 
     async def run(self) -> None:
@@ -94,6 +95,8 @@ class CanaryController:
         """One turn."""
         async with self._turn:
             now = self._t.clock()
+            if self._t.fence.token != self._led_with:
+                self._read_at = float("-inf")  # whoever led before may have gone on: take up what it left
             if now - self._read_at >= READ_S:
                 self._read_at = now
                 await self._read(now)
@@ -188,11 +191,14 @@ class CanaryController:
             log.debug("canaries.not_read", error=error.message)
             return
         self._known = True
+        token = self._t.fence.token
+        anew = self._t.store.shared and (token is None or token != self._led_with)
+        self._led_with = token
         for name in self._guides.keys() - rollouts.keys():
             await self._forget(name)
         for name, rollout in rollouts.items():
             guide = self._guides.get(name)
-            if guide is None or guide.rollout != rollout:
+            if guide is None or guide.rollout != rollout or anew:
                 self._guides[name] = await self._take_up(rollout, now)
         self._t.tap.watched = frozenset(rollout.service for rollout in rollouts.values())
         await self._sweep()
@@ -200,28 +206,30 @@ class CanaryController:
     async def _take_up(self, rollout: Rollout, now: float) -> Guide:
         """Go on where the previous process stopped, or begin."""
         record = fresh(rollout, now)
-        kept = await self._t.store.recall(f"canary/{rollout.name}")
+        kept = await self._t.store.recall(f"canary/{rollout.name}", shared=True)
         if kept:
             before = RECORD.validate_json(kept)
             if (before.created_at, before.generation) == (rollout.created_at, rollout.generation):
                 record = before
         guide = begin(rollout, record, now)
-        evidence = await self._t.store.recall(f"canary-evidence/{rollout.name}") if record.step >= 0 else None
+        evidence = (
+            await self._t.store.recall(f"canary-evidence/{rollout.name}", shared=True) if record.step >= 0 else None
+        )
         if evidence:
             try:
                 guide.comparison.restore(evidence)
             except InvalidInput as error:
                 log.warning("canary.evidence_lost", canary=rollout.name, error=error.message, hint=error.hint)
             guide.judgement = guide.comparison.judgement()
-        if record.step < 0:
+        if record.step < 0 and self._leads():
             await self._keep(guide, record, now)
         return guide
 
     async def _forget(self, name: str) -> None:
         """The declaration is gone: so is all that hangs on it."""
         del self._guides[name]
-        await self._t.store.remember(f"canary/{name}", b"")
-        await self._t.store.remember(f"canary-evidence/{name}", b"")
+        await self._t.store.remember(f"canary/{name}", b"", shared=True)
+        await self._t.store.remember(f"canary-evidence/{name}", b"", shared=True)
         self._t.timeline.add(self._t.clock(), "canary", f"canary {name} is not declared any more")
 
     async def _sweep(self) -> None:
@@ -266,9 +274,12 @@ class CanaryController:
             if guide.holding:
                 self._tell(guide, now, f"holds: {guide.holding}")
         await self._close(guide, now)
-        if now - guide.saved_at >= SAVE_S and guide.record.step >= 0 and guide.record.state not in FINAL:
+        if not self._leads() or now - guide.saved_at < SAVE_S:
+            return
+        if guide.record.step >= 0 and guide.record.state not in FINAL:
             guide.saved_at = now
-            await self._t.store.remember(f"canary-evidence/{guide.rollout.name}", guide.comparison.saved())
+            evidence = guide.comparison.saved()
+            await self._t.store.remember(f"canary-evidence/{guide.rollout.name}", evidence, shared=True)
 
     async def _move(self, guide: Guide, move: Advance | Promote | RollBack, now: float) -> None:
         record = guide.record
@@ -297,9 +308,9 @@ class CanaryController:
 
     async def _keep(self, guide: Guide, record: Record, now: float) -> None:
         """Store a record, then take it as true."""
-        await self._t.store.remember(f"canary/{record.name}", RECORD.dump_json(record))
+        await self._t.store.remember(f"canary/{record.name}", RECORD.dump_json(record), shared=True)
         if record.step >= 0:
-            await self._t.store.remember(f"canary-evidence/{record.name}", guide.comparison.saved())
+            await self._t.store.remember(f"canary-evidence/{record.name}", guide.comparison.saved(), shared=True)
         guide.saved_at = now
         guide.record = record
 
@@ -368,6 +379,10 @@ class CanaryController:
         if not self._t.mesh.control_up:
             return "the control plane does not answer"
         return "" if self._t.fence.token is not None else "this agent does not hold the fence"
+
+    def _leads(self) -> bool:
+        """Tell whether the memory of canaries is this agent's to write: replicas share it, and one of them leads."""
+        return not self._t.store.shared or self._t.fence.token is not None
 
     def _exists(self, overlay: str) -> bool:
         return any(one.id == overlay for one in self._t.mesh.overlays)
