@@ -69,6 +69,12 @@ async def start(state: Path, control: Path, url: str, database: str) -> asyncio.
     )
 
 
+def end(agent: asyncio.subprocess.Process) -> None:
+    """Kill an agent that still lives."""
+    if agent.returncode is None:
+        agent.kill()
+
+
 async def fence(state: Path) -> int | None:
     """Return an agent's fencing token, None while it has none or does not answer."""
     try:
@@ -98,7 +104,7 @@ async def test_of_two_agents_one_acts_and_the_other_goes_on_for_it(tmp_path: Pat
         states = (tmp_path / "a", tmp_path / "b")
         agents = [await start(state, control, url, server.format("replicas")) for state in states]
         for agent in agents:
-            stack.callback(lambda agent=agent: agent.returncode is None and agent.kill())
+            stack.callback(end, agent)
 
         async def one_leads() -> bool:
             return sum([await fence(state) is not None for state in states]) == 1
