@@ -10,8 +10,9 @@ from typing import Final
 
 from simulations.drills.report.told import Moment, Series
 
-WIDTH, HEIGHT = 560, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 34, 24
+WIDTH, HEIGHT = 560, 230
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 44, 66, 24
+_ROWS = 3  # of words above a chart, so that moments close to each other can be read
 COLOURS: Final = ("#0b6bcb", "#d1495b", "#2a9d5c", "#8f5bd6", "#c77d0a", "#4a5568")
 MARKS: Final = {
     "onset": "#b91c1c",
@@ -77,21 +78,24 @@ def _axes(
 
 
 def _marks(marks: Sequence[Moment], span: tuple[float, float], x: Callable[[float], float]) -> list[str]:
-    """Vertical lines with their words; words that would touch go a line lower."""
+    """Vertical lines with their words, each in the first row where it touches no other; without room it has none."""
     parts = []
-    ends = [-math.inf, -math.inf]
+    ends = [-math.inf] * _ROWS
     for mark in marks:
         if not span[0] <= mark.at <= span[1]:
             continue
         colour = MARKS.get(mark.kind, "#6b7280")
         at = x(mark.at)
-        row = 0 if at > ends[0] + 2 else 1
-        ends[row] = at + 4 + 5.2 * len(mark.kind)
         dash = ' stroke-dasharray="3 2"' if mark.kind in {"undone", "verified"} else ""
+        row = next((k for k, end in enumerate(ends) if at > end), None)
+        top = _TOP - 25 + 9 * (_ROWS - 1 if row is None else row)
+        title = f"<title>{escape(mark.kind)}: {escape(mark.text)}</title>"
         parts.append(
-            f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP - 8 + 9 * row}" y2="{HEIGHT - _BOTTOM}" stroke="{colour}"{dash}/>'
+            f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{HEIGHT - _BOTTOM}" stroke="{colour}"{dash}>{title}</line>'
         )
-        parts.append(_label(mark.kind, at + 3, _TOP - 2 + 9 * row, "mark", fill=colour))
+        if row is not None:
+            ends[row] = at + 6 + 4.8 * len(mark.kind)
+            parts.append(_label(mark.kind, at + 3, top + 7, "mark", fill=colour))
     return parts
 
 
@@ -113,11 +117,11 @@ def _path(line: Series, colour: str, x: Callable[[float], float], y: Callable[[f
 def _legend(lines: Sequence[Series]) -> list[str]:
     if len(lines) < 2:  # noqa: PLR2004 - one line needs no name
         return []
-    parts, right = [], float(WIDTH - _RIGHT)
-    for k, line in reversed(list(enumerate(lines))):
-        right -= 6.0 * len(line.name) + 14
-        parts.append(f'<rect x="{right:.0f}" y="5" width="8" height="8" rx="2" fill="{COLOURS[k % len(COLOURS)]}"/>')
-        parts.append(_label(line.name, right + 11, 12, "tick"))
+    parts, left = [], 0.0
+    for k, line in enumerate(lines):
+        parts.append(f'<rect x="{left:.0f}" y="20" width="8" height="8" rx="2" fill="{COLOURS[k % len(COLOURS)]}"/>')
+        parts.append(_label(line.name, left + 11, 27.5, "tick"))
+        left += 5.4 * len(line.name) + 24
     return parts
 
 

@@ -20,14 +20,14 @@ h3{font-size:12px;letter-spacing:.04em;text-transform:uppercase;color:var(--soft
 .sub{color:var(--soft);margin:0 0 18px}section,.all{background:var(--paper);border:1px solid var(--line);border-radius:10px;
 padding:18px 22px;margin:18px 0}table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:5px 10px 5px 0;
 border-bottom:1px solid var(--line);vertical-align:top}th{color:var(--soft);font-weight:600;font-size:12px}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}a{color:#0b6bcb;text-decoration:none}
+td.n,th.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}a{color:#0b6bcb;text-decoration:none}
 .badge{display:inline-block;border-radius:999px;padding:1px 10px;font-weight:600;font-size:12px;color:#fff;background:var(--good)}
 .badge.bad{background:var(--bad)}.head{display:flex;gap:12px;align-items:center}.head .topic{color:var(--soft);margin-left:auto}
 .figures{display:flex;flex-wrap:wrap;gap:10px;margin:14px 0 4px}.figure{border:1px solid var(--line);border-radius:8px;
-padding:8px 14px;min-width:116px}.figure b{display:block;font-size:18px;font-variant-numeric:tabular-nums}
+padding:6px 12px;min-width:96px}.figure b{display:block;font-size:15px;font-variant-numeric:tabular-nums}
 .figure span{color:var(--soft);font-size:12px}.charts{display:grid;grid-template-columns:1fr 1fr;gap:14px 22px;margin-top:8px}
-svg{width:100%;height:auto;display:block}svg text{font:9.5px system-ui,sans-serif;fill:var(--soft)}
-svg text.title{font-size:12px;font-weight:600;fill:var(--ink)}svg text.mark{font-size:9px;fill:inherit}
+svg{width:100%;height:auto;display:block}svg text{font:9.5px system-ui,sans-serif}svg text.tick{fill:var(--soft)}
+svg text.title{font-size:12px;font-weight:600;fill:var(--ink)}svg text.mark{font-size:9px}
 svg .grid{stroke:var(--line)}ul{margin:0;padding-left:18px}li{margin:1px 0}.cols{display:grid;grid-template-columns:1fr 1fr;
 gap:0 30px}.ok{color:var(--good)}.no{color:var(--bad);font-weight:600}details{margin-top:12px}summary{cursor:pointer;
 color:#0b6bcb}pre{white-space:pre-wrap;font:12px/1.5 ui-monospace,monospace;margin:6px 0;color:var(--ink)}
@@ -120,7 +120,7 @@ def _charts(d: Told) -> str:
             1.0,
             _HALF if low > _HALF else 0.0,
         ),
-        Chart("Errors by service, as its callers see them", d.errors, marks, _percent, 0.02),
+        Chart("Errors by service, as its callers see them", d.errors, marks, _percent, 0.02, 1.0),
         Chart("Latency by service (p99)", d.latency, marks, _milliseconds, 0.05),
         Chart("Traffic by service (requests per second)", d.traffic, marks, _plain, 10.0),
     )
