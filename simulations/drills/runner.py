@@ -24,6 +24,9 @@ from simulations.drills.seen import Mark, Phase, Sample, Seen
 STEADY_S: Final = 45.0
 """How long the steady state may take to come before a drill is given up."""
 
+LEAD_S: Final = 3.0
+"""How long it must hold before anything is broken."""
+
 UNDO_S: Final = 60.0
 """How long taking back one fault may take before it is named and left."""
 
@@ -73,7 +76,7 @@ class Runner:
             for entry in drill.spec.faults:
                 if entry.setting:
                     await hands.begin(entry)
-            story.why = await self._steady(drill.spec.steady_state, story, STEADY_S)
+            story.why = await self._steady(drill.spec.steady_state, story, STEADY_S, for_s=LEAD_S)
             if story.why:
                 story.phase = Phase.UNSTEADY
             else:
@@ -109,15 +112,19 @@ class Runner:
 
     # --- the steps ------------------------------------------------------------------------------------------------
 
-    async def _steady(self, objectives: tuple[Objective, ...], story: _Story, deadline_s: float) -> str:
-        """Wait until every objective holds; return why one does not ("" when all do)."""
-        deadline = self._clock.now() + deadline_s
+    async def _steady(
+        self, objectives: tuple[Objective, ...], story: _Story, deadline_s: float, *, for_s: float = 0.0
+    ) -> str:
+        """Wait until every objective has held for `for_s` seconds; return why one does not ("" when all do)."""
+        deadline, since = self._clock.now() + deadline_s, self._clock.now()
         while True:
             await self._sample(story)
             why = self._failing(objectives, story)
             if not why:
                 why = self._stirring(await self._incidents(0.0))
-            if not why or self._clock.now() > deadline:
+            now = self._clock.now()
+            since = now if why else since
+            if (not why and now >= since + for_s) or (why and now > deadline):
                 return why
             if stopped := self._mesh.stopped():
                 return stopped
