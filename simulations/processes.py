@@ -66,6 +66,10 @@ class Processes:
         """Return the process ids of everything that runs, by name."""
         return {c.name: c.process.pid for c in self._children.values() if c.process.returncode is None}
 
+    def exit_code(self, name: str) -> int | None:
+        """Return how a process ended (negative: by which signal), None while it runs."""
+        return self._children[name].process.returncode
+
     def may_end(self, names: Iterable[str]) -> None:
         """Take it as no surprise when these end by themselves; a new start makes it one again."""
         self._expected_gone.update(names)

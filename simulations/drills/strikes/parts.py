@@ -19,7 +19,7 @@ metadata: {{name: drill-refused}}
 spec:
   hosts: [{service}]
   http:
-  - match: [{{headers: {{x-drill: {{regex: "(((({number}"}}}}}}]
+  - match: [{{headers: {{x-drill: {{regex: "drill{number}x{{{{1001}}}}"}}}}}}]
     route: [{{destination: {{host: {service}}}}}]
 """
 

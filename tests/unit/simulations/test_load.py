@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from simulations.journal import Journal, Record, Tail
-from simulations.load import STEPS_PER_SESSION, schedule
+from simulations.load import STEPS_PER_SESSION, herd, hot, schedule
 
 
 def test_one_seed_is_one_schedule() -> None:
@@ -74,3 +74,12 @@ async def test_journal_is_read_back_whole(tmp_path: Path) -> None:
         file.write(record.encode())
     assert tail.read() == ()
     assert tail.window(1000.0, 1001.5) == (record,)
+
+
+def test_hot_and_herd_are_what_they_say() -> None:
+    """Everybody wants one product at the rate asked for; a herd comes in one moment, again and again."""
+    wanted = list(islice(hot(1, 50.0, 3), 2000))
+    assert {due.path for due in wanted} == {"/product/3"}
+    assert wanted[-1].at == pytest.approx(40.0, rel=0.1)
+    herds = list(islice(herd(5, 2.0), 15))
+    assert [due.at for due in herds] == [0.0] * 5 + [2.0] * 5 + [4.0] * 5
