@@ -291,7 +291,7 @@ def target(change: Change) -> str:
     return change.callee if isinstance(change, OpenBreaker) else change.service
 
 
-def slot(change: Change) -> tuple[str, ...]:  # noqa: PLR0911 - one answer per kind of change
+def slot(change: Change) -> tuple[str, ...]:
     """Return the place a change occupies: of two overlays in one slot only one is in force.
 
     Two ejections of different instances occupy different slots; two weight changes of one service the same one.

@@ -130,7 +130,7 @@ async def _worked(one: Brain, loop: HealingLoop, clock: Ticking) -> float:
 async def acting(trials: int, sidecars: int) -> list[float]:
     """Return seconds from a plan to the last sidecar's ACK: store, record, order, propagation, and asking for it."""
     found: list[float] = []
-    async with Rig(sidecars) as rig, ControlClient.from_state_dir(rig.state, "agent", actor="bench") as client:
+    async with Rig(sidecars) as rig, ControlClient.from_state_dir(rig.state_dir, "agent", actor="bench") as client:
         topology = await client.topology()
         topology = Topology(topology.instances, topology.edges | {Edge("caller", CALLEE)}, weights=topology.weights)
         with tempfile.TemporaryDirectory(prefix="fibrin-bench-") as folder:
@@ -223,6 +223,7 @@ async def _ask(one: Brain, loop: HealingLoop, many: int, seconds: float) -> list
         mesh=one.mesh,
         planner=nothing,
         certification=nothing,
+        objectives=nothing,
         leadership=nothing,
         follower=nothing,
         loop=loop,
