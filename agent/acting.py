@@ -109,7 +109,7 @@ class Acting:
         self._scribe.note(track, f"refused: {error}")
         now = self._t.clock()
         track.incident = with_step(track.incident, replace(step, ended_at=now, verdict="refused"))
-        self._t.planner.ended(step, helped=False)
+        self._t.planner.ended(step, helped=False, learn=False)
         return Attempt(Ending.REFUSED, f"{step.name} was refused: {error.message}")
 
     async def _laid(self, track: Track, step: Step) -> Attempt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
@@ -192,15 +193,22 @@ class Agent:
             return []
 
     def playbooks(self) -> list[dict[str, Any]]:
-        """Return the playbooks in use, each with how it is certified and why it may not act alone ("" when it may)."""
+        """Return the playbooks in use, each with how it is certified why it may not act alone ("" when it may), and how
+        often its steps have worked.
+        """
         now, earned = time.time(), self._certification.earned
-        lacking = self._certification.lacking(now)
+        lacking, memory = self._certification.lacking(now), self._planner.memory
         return [
             {
                 "name": p.name,
                 **p.model_dump(mode="json", by_alias=True),
                 "certification": STANDING.dump_python(standing(p, earned, now), mode="json"),
                 "asks_because": lacking.get(p.name, ""),
+                "memory": [
+                    {**asdict(r), "estimate": memory.estimate(r.kind, r.service, r.playbook, r.step).probability}
+                    for r in memory.results
+                    if r.playbook == p.name
+                ],
             }
             for p in self._planner.playbooks
         ]

@@ -13,6 +13,7 @@ from models.overlay import Overlay, target
 from playbooks.actions import BlastRadius
 from playbooks.guards import Check, Context, GuardName, Limits, canary_checks
 from playbooks.ledger import CANARY, Entry, Ledger, Outcome
+from playbooks.memory import Memory
 from playbooks.planning import Plan, PlannedStep, VerifyTarget, plan, recheck
 from playbooks.schema import Mode, Playbook, Severity
 
@@ -94,12 +95,20 @@ class PlaybookPlanner:
                 playbook=incident.playbook,
                 incident=incident.id,
                 step=step.name,
+                cause_kind=str(incident.cause.kind) if incident.cause else "",
+                cause_service=incident.cause.service if incident.cause else "",
             )
         )
 
-    def ended(self, step: Step, *, helped: bool) -> None:
-        """Enter a step's outcome into the ledger."""
-        self._ledger = self._ledger.settle(step.overlay, Outcome.HELPED if helped else Outcome.UNDONE)
+    def ended(self, step: Step, *, helped: bool, learn: bool = True) -> None:
+        """Enter a step's outcome into the ledger; `learn`: it says something about the step."""
+        outcome = Outcome.HELPED if helped else Outcome.UNDONE
+        self._ledger = self._ledger.settle(step.overlay, outcome, learn=learn)
+
+    @property
+    def memory(self) -> Memory:
+        """Return how often each step has worked."""
+        return self._ledger.memory
 
     def crowded(self, topology: Topology, overlays: tuple[Overlay, ...], now: float) -> str:
         """Return why no canary may go a step further now, "" when it may."""

@@ -162,8 +162,8 @@ class Planner(Protocol):
         """Return what forbids a planned step by now, "" when nothing does."""
         ...
 
-    def ended(self, step: Step, *, helped: bool) -> None:
-        """Enter a step's outcome into the ledger."""
+    def ended(self, step: Step, *, helped: bool, learn: bool = True) -> None:
+        """Enter a step's outcome into the ledger; `learn`: it says something about the step."""
         ...
 
     def save(self) -> bytes:

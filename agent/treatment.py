@@ -139,7 +139,8 @@ class Treatment(Scribe):
         track.retry_at = 0.0
         metrics.UNDONE.labels(step.change.kind).inc()
         track.incident = with_step(track.incident, replace(step, ended_at=now))
-        self._t.planner.ended(step, helped=False)
+        ordered = bool(track.incident.aborted or track.incident.withdrawn)
+        self._t.planner.ended(step, helped=False, learn=not ordered)
         await self.save(track, ledger=True)
         self.note(track, f"undone: {step.name}" + (" (its overlay had ended already)" if gone else ""))
         if track.incident.aborted:

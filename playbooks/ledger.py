@@ -6,13 +6,14 @@ A ledger is a value: each verb returns a new one. The agent persists it (`dumps`
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
 from models.errors import InvalidInput
+from playbooks.memory import Memory, Result
 
 KEEP_S: Final = 86_400.0
 """How long an entry is remembered, seconds."""
@@ -36,7 +37,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One action. `id` is its overlay's id; `at` Unix s; `share` the share of the service's capacity it took (0–1)."""
+    """One action. `id` is its overlay's id; `at` Unix s; `share` the share of the service's capacity it took (0–1).
+
+    `cause_kind` and `cause_service` tell what it was done about ("" for what is not learnt from).
+    """
 
     id: str
     at: float
@@ -46,6 +50,8 @@ class Entry:
     outcome: Outcome = Outcome.PENDING
     incident: str = ""
     step: str = ""
+    cause_kind: str = ""
+    cause_service: str = ""
 
     @property
     def of_canary(self) -> bool:
@@ -55,18 +61,25 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """Recent actions, oldest first."""
+    """Recent actions, oldest first, and what has been learnt from all there ever were."""
 
     entries: tuple[Entry, ...] = ()
+    memory: Memory = field(default_factory=Memory)
 
     def record(self, entry: Entry) -> Ledger:
         """Add an action, replacing one of the same id; entries older than `KEEP_S` before it are dropped."""
         kept = (old for old in self.entries if old.id != entry.id and old.at > entry.at - KEEP_S)
-        return Ledger(tuple(sorted((*kept, entry), key=lambda each: (each.at, each.id))))
+        return replace(self, entries=tuple(sorted((*kept, entry), key=lambda each: (each.at, each.id))))
 
-    def settle(self, entry_id: str, outcome: Outcome) -> Ledger:
-        """Write down how an action ended; an unknown id changes nothing."""
-        return Ledger(tuple(replace(e, outcome=outcome) if e.id == entry_id else e for e in self.entries))
+    def settle(self, entry_id: str, outcome: Outcome, *, learn: bool = True) -> Ledger:
+        """Write down how an action ended; an unknown id changes nothing. What it says of the step is learnt once, if at all."""
+        found = next((entry for entry in self.entries if entry.id == entry_id), None)
+        memory = self.memory
+        if learn and found is not None and found.cause_kind and found.outcome is Outcome.PENDING:
+            place = Result(found.cause_kind, found.cause_service, found.playbook, found.step, at=found.at)
+            memory = memory.learn(place, helped=outcome is Outcome.HELPED)
+        settled = tuple(replace(e, outcome=outcome) if e.id == entry_id else e for e in self.entries)
+        return Ledger(settled, memory)
 
     def pending(self, now: float, *, playbook: str = "") -> tuple[Entry, ...]:
         """Return unverified actions (of one playbook, or of all)."""
@@ -97,7 +110,7 @@ class Ledger:
 
     def dumps(self) -> str:
         """Return the ledger as JSON."""
-        return _ENTRIES.dump_json(self.entries).decode()
+        return _KEPT.dump_json(_Kept(self.entries, self.memory)).decode()
 
     @classmethod
     def loads(cls, text: str) -> Ledger:
@@ -107,10 +120,24 @@ class Ledger:
             InvalidInput: the text is not one that `dumps` wrote.
         """
         try:
-            return cls(_ENTRIES.validate_json(text, strict=True))
+            if text.startswith("["):  # of a build without a memory
+                return cls(_ENTRIES.validate_json(text, strict=True))
+            kept = _KEPT.validate_json(text, strict=True)
+            return cls(kept.entries, kept.memory)
         except ValidationError as error:
             hint = "restore the state directory from a backup, or remove the ledger to start with an empty one"
             raise InvalidInput(f"the action ledger cannot be read: {error.errors()[0]['msg']}", hint=hint) from error
 
 
 _ENTRIES: Final = TypeAdapter(tuple[Entry, ...])
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A ledger on disk: nothing of it may be missing."""
+
+    entries: tuple[Entry, ...]
+    memory: Memory
+
+
+_KEPT: Final = TypeAdapter(_Kept)

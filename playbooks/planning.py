@@ -1,8 +1,8 @@
 """The decider: a cause, the state of things and the playbooks in; what to do, what not, and why, out.
 
 `plan` is a pure function and deterministic: the audit log can replay it. Selection is explained playbook by playbook:
-candidates are tried by priority, then by how narrowly they select, then by name, and the first one with a step that is
-feasible and that no guard forbids makes the plan. Nothing fits: a person is paged.
+candidates are tried by priority, then by how narrowly they select, then by how often their first step has helped so far
+(`playbooks.memory`), then by name, and the first one with a step that is feasible and that no guard forbids makes the plan. Nothing fits: a person is paged.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from playbooks.conditions import unmet
 from playbooks.deeds import ActionSpec, Breaker, Reversibility, untreated
 from playbooks.effects import BlastRadius, Effect, Infeasible, fill
 from playbooks.guards import Check, Context, GuardName, mesh_checks, step_checks
+from playbooks.memory import Estimate
 from playbooks.schema import HookCall, Mode, Page, Playbook, Services, Severity, Step
 from playbooks.units import percent
 
@@ -143,10 +144,10 @@ def plan(cause: Cause, context: Context, playbooks: Sequence[Playbook]) -> Decis
     refusals: list[Refusal] = []
     shadows: list[Plan] = []
     chosen: Plan | None = None
-    for playbook in sorted(playbooks, key=lambda p: (-p.spec.priority, -p.specificity, p.name)):
+    for playbook in _order(playbooks, cause, context):
         mismatch = _mismatch(playbook, cause, context)
         if not mismatch and chosen is not None:
-            mismatch = f"{chosen.playbook} comes first"
+            mismatch = _second(playbook, next(p for p in playbooks if p.name == chosen.playbook), cause, context)
         if mismatch:
             considered.append(Considered(playbook.name, accepted=False, reason=mismatch))
             continue
@@ -160,7 +161,13 @@ def plan(cause: Cause, context: Context, playbooks: Sequence[Playbook]) -> Decis
             considered.append(Considered(playbook.name, accepted=False, reason=f"in shadow mode; it would {would}"))
         else:
             chosen = made
-            considered.append(Considered(playbook.name, accepted=True, reason=_praise(playbook, made, reasons)))
+            considered.append(
+                Considered(
+                    playbook.name,
+                    accepted=True,
+                    reason=_praise(playbook, made, reasons, _worked(playbook, cause, context)),
+                )
+            )
     page = _escalation(cause, context, chosen, considered)
     return Decision(chosen, tuple(considered), tuple(refusals), page, tuple(shadows), checks)
 
@@ -309,11 +316,38 @@ def _either(words: Sequence[str]) -> str:
     return " or ".join(str(word) for word in words)
 
 
-def _praise(playbook: Playbook, made: Plan, dropped: tuple[str, ...]) -> str:
+def _order(playbooks: Sequence[Playbook], cause: Cause, context: Context) -> list[Playbook]:
+    """Return playbooks as they are tried: by priority, specificity, what worked best so far, name."""
+
+    def place(playbook: Playbook) -> tuple[int, int, float, str]:
+        worked = _worked(playbook, cause, context).probability
+        return -playbook.spec.priority, -playbook.specificity, -worked, playbook.name
+
+    return sorted(playbooks, key=place)
+
+
+def _worked(playbook: Playbook, cause: Cause, context: Context) -> Estimate:
+    """Return how probably the first thing that a playbook does helps, by what is remembered."""
+    first, _ = playbook.spec.steps[0].stages[0]
+    return context.ledger.memory.estimate(str(cause.kind), cause.service, playbook.name, first)
+
+
+def _second(playbook: Playbook, chosen: Playbook, cause: Cause, context: Context) -> str:
+    """Return why a playbook that applies is not tried; of equals also what is remembered."""
+    said = f"{chosen.name} comes first"
+    mine, other = (_worked(each, cause, context) for each in (playbook, chosen))
+    equal = (playbook.spec.priority, playbook.specificity) == (chosen.spec.priority, chosen.specificity)
+    if equal and (mine.known or other.known):
+        said += f" of two equals: its first step {other}, this one's {mine}"
+    return said
+
+
+def _praise(playbook: Playbook, made: Plan, dropped: tuple[str, ...], worked: Estimate) -> str:
     count = sum(len(step.stages) for step in playbook.spec.steps)
     what = f"{len(made.steps)} of {count} steps possible" if made.steps else "pages at once"
     without = f"; without {'; '.join(dropped)}" if dropped else ""
     without += f"; in mode {made.mode}, {made.demoted}" if made.demoted else ""
+    without += f"; its first step {worked}" if worked.known else ""
     return (
         f"first match by priority ({playbook.spec.priority}) and specificity ({playbook.specificity}), {what}{without}"
     )

@@ -291,7 +291,8 @@ class Spec(Model):
     mode: Mode = Mode.SHADOW
     """`shadow` only says what it would do; `approve` asks a person first; `auto` acts."""
     priority: int = 0
-    """Of several that match, the highest acts; among equals the one that selects more narrowly."""
+    """Of several that match, the highest acts; among equals the one that selects more narrowly, then the one whose first step
+    has helped more often for such a cause."""
     guard: Guard = Guard()
     """How far it may go."""
     steps: Annotated[tuple[Step, ...], Field(min_length=1)]

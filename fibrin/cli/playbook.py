@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -18,7 +18,7 @@ from agent.sources import read_sources
 from fibrin import settings
 from fibrin.cli.context import Target, pass_target
 from fibrin.cli.output import Column, age, dump, show, table, text
-from fibrin.cli.resources import output_option
+from fibrin.cli.resources import output_option, run
 from models.errors import InvalidInput, NotFound
 from models.incident import CauseKind
 from models.manifest import suggest
@@ -68,13 +68,24 @@ COLUMNS: Final = (
 )
 
 
+MEMORY_COLUMNS: Final = (
+    Column("PLAYBOOK", lambda r: r["playbook"]),
+    Column("STEP", lambda r: r["step"]),
+    Column("CAUSE", lambda r: r["kind"]),
+    Column("SERVICE", lambda r: r["service"]),
+    Column("HELPED", lambda r: f"{r['helped']}/{r['helped'] + r['failed']}"),
+    Column("ESTIMATE", lambda r: f"{r['estimate']:.0%}"),
+    Column("AGE", lambda r: age(r["at"])),
+)
+
+
 def _seconds(how: Standing, field: str) -> str:
     return f"{getattr(how.certificate, field):.1f}s" if how.certificate else ""
 
 
 @click.group()
 def playbook() -> None:
-    """Write, check, try and certify playbooks. Only `list` and `backtest` look at a mesh; none of them acts."""
+    """Write, check, try and certify playbooks. Only `list`, `memory` and `backtest` look at a mesh; none of them acts."""
 
 
 @playbook.command("lint")
@@ -194,6 +205,20 @@ def list_(target: Target, files: tuple[Path, ...], output: str) -> None:
         click.echo(dump({"items": [_row_plain(each) for each in rows]}, output), nl=False)
         return
     show(rows, COLUMNS, output, kind="playbook", name=lambda r: str(r.playbook.name))
+
+
+@playbook.command("memory")
+@output_option
+@pass_target
+def memory_(target: Target, output: str) -> None:
+    """Show how often each step has worked for each cause. Of equal playbooks the one whose first step works more often is tried."""
+
+    async def go() -> list[Mapping[str, Any]]:
+        async with target.agent() as agent:
+            return [result for each in await agent.playbooks() for result in each["memory"]]
+
+    rows = sorted(run(go()), key=lambda r: (r["kind"], r["service"], -r["estimate"], r["playbook"], r["step"]))
+    show(rows, MEMORY_COLUMNS, output, kind="result", name=lambda r: f"{r['playbook']}/{r['step']}")
 
 
 @playbook.command("schema")

@@ -175,7 +175,8 @@ class ScriptedPlanner:
         del incident, at
         self.entries.append(("acted", step.overlay))
 
-    def ended(self, step: Step, *, helped: bool) -> None:
+    def ended(self, step: Step, *, helped: bool, learn: bool = True) -> None:
+        del learn
         self.entries.append(("helped" if helped else "failed", step.overlay))
 
     def save(self) -> bytes:

@@ -17,10 +17,15 @@ from click.testing import CliRunner
 from agent.audit import AuditLog, read, verify
 from agent.audit.export import ship
 from agent.audit.keys import encoded, load_signer, new_signer
-from agent.decision import DECISION, MATERIAL
-from agent.replay import decisions, replay
+from agent.decision import DECISION, MATERIAL, draft_json
+from agent.planner import PlaybookPlanner
+from agent.replay import asked, decisions, replay
+from agent.sources import Sources
 from fibrin.cli import cli
 from models.errors import InvalidInput, NotFound, Unavailable
+from playbooks.guards import Limits
+from playbooks.ledger import Ledger
+from playbooks.loading import library_texts
 
 from .shop import open_mesh
 
@@ -166,3 +171,30 @@ async def test_a_collector_gets_every_record_and_a_refusal_is_told(tmp_path: Pat
         "yes": {"boolValue": True},
         "list": {"arrayValue": {"values": [{"intValue": "1"}]}},
     }
+
+
+async def test_what_was_remembered_is_in_the_record_and_replay_gives_the_same_plan(tmp_path: Path) -> None:
+    """The healed canary is remembered; the next decision carries it, says so, and comes out the same from the record."""
+    mesh = await open_mesh(tmp_path, 1)
+    await mesh.run(20.0)
+    mesh.shop.failing = lambda i: 0.2 if i.version == "v2" else 0.0
+    await mesh.run(8.0)
+    kept = await mesh.store.recall("ledger", shared=True)
+    await mesh.close()
+    memory = Ledger.loads((kept or b"").decode()).memory
+    assert [(r.kind, r.service, r.playbook, r.helped, r.failed) for r in memory.results] == [
+        ("version", "catalog", "bad-version", 1, 0)
+    ]
+    path = tmp_path / "audit.log"
+    (seq,) = decisions(path)
+    original = next(r for r in read(path) if r.seq == seq)
+    inputs: Any = original.data["inputs"]
+    planner = PlaybookPlanner(Sources(library=library_texts()).playbooks(), Limits())
+    planner.restore(Ledger(memory=memory).dumps().encode())
+    causes, around, _, _ = asked(path, original)
+    draft = planner.draft(causes[0], around)
+    assert any("helped 1 of 1 times here" in each.reason for each in draft.considered)
+    inputs = {**inputs, "ledger": planner.save().decode()}
+    async with AuditLog(path) as log:
+        later = await log.append(DECISION, {**original.data, "inputs": inputs, "draft": draft_json(draft)})
+    assert replay(path, later).differences == ()
