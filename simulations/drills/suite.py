@@ -1,7 +1,7 @@
 """Many drills, few meshes: drills that can share one run on it one after the other.
 
-A mesh is left after `MOST` drills, after one that was not well again, and for a drill that wants its own; so one drill's
-strikes, cool-downs and leftovers never decide another's.
+A mesh is left after `MOST` drills, after one that deviated or in which the agent took a step back (it is more timid then), and
+for a drill that wants its own; so one drill's strikes and leftovers never decide another's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from simulations.drills.loading import SHOP
 from simulations.drills.real import Ordered, RealMesh, running
 from simulations.drills.runner import Runner
 from simulations.drills.schema import Drill
-from simulations.drills.seen import Phase, Seen
+from simulations.drills.seen import Seen
 from simulations.drills.strikes.choice import relayed
 from simulations.drills.verdict import Verdict
 
@@ -102,8 +102,13 @@ async def _on_one_mesh(
             if not verdict.passed:
                 tell("mesh", f"state and logs are left in {mesh.cluster.state_dir}")
             yield verdict
-            if seen.phase is not Phase.PLAYED or not seen.recovered_at or seen.undo_errors:
+            if not verdict.passed or _undone(seen):
                 return
+
+
+def _undone(seen: Seen) -> bool:
+    """Tell whether the agent took a step back: it is more timid for a while then, and the next drill would see that."""
+    return any(step.acted_at and step.verdict != "recovered" for i in seen.incidents for step in i.steps)
 
 
 async def _one(drill: Drill, mesh: RealMesh, runner: Runner, wishes: Wishes, tell: Callable[[str, str], None]) -> Seen:
