@@ -133,6 +133,8 @@ class Expect(Model):
     """The same as a share of their requests."""
     hands_off: bool = False
     """The agent must not act at all, not even on who is at fault."""
+    hands_off_until: Annotated[Duration, Field(ge=0)] = 0.0
+    """The agent must not act before this, from the start of the drill."""
     may_touch: tuple[str, ...] = ()
     """Services besides those that are struck on which the agent may act."""
     well_again_within: Annotated[Duration, Field(gt=0)] = 30.0

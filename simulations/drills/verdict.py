@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -124,9 +125,11 @@ class Verdict:
         found = outcome.value if outcome else "neither healed, nor escalated, nor absorbed"
         enough = {Outcome.ABSORBED: {Outcome.ABSORBED, Outcome.HEALED}}.get(expect.outcome, {expect.outcome})
         yield Check("outcome", expect.outcome.value, found, outcome in enough)
-        if expect.hands_off:
-            done = "; ".join(deed(o.change) for o in self.seen.overlays)
-            yield Check("agent", "does nothing", done or "did nothing", not done)
+        if expect.hands_off or expect.hands_off_until:
+            until = self.seen.onset + (expect.hands_off_until or math.inf)
+            done = "; ".join(deed(o.change) for o in self.seen.overlays if o.created_at < until)
+            wanted = f"does nothing before {span(expect.hands_off_until)}" if expect.hands_off_until else "does nothing"
+            yield Check("agent", wanted, done or "did nothing", not done)
         if expect.mitigated_within:
             yield _within("mitigated", expect.mitigated_within, self.mitigated_s)
         share = self.lost / len(self.during) if self.during else 0.0

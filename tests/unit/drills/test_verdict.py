@@ -105,6 +105,10 @@ async def test_an_innocent_hit_or_an_open_end_fails_the_drill(mesh: MemoryMesh) 
     hit = Overlay("ov-2", EjectInstance("cart", "cart-v1-1"), Owner.AGENT, "a", "r", seen.onset + 2, seen.ended, 30)
     spoiled = Verdict(replace(seen, overlays=(*seen.overlays, hit)))
     assert [check.name for check in spoiled.checks if not check.ok] == ["innocents"]
+    early = seen.drill.spec.expect.model_copy(update={"hands_off_until": 2.0})
+    spec = seen.drill.spec.model_copy(update={"expect": early})
+    hasty = Verdict(replace(seen, drill=seen.drill.model_copy(update={"spec": spec})))
+    assert [check.name for check in hasty.checks if not check.ok] == ["agent"]
     lost = replace(seen.incidents[0], stage=Stage.ESCALATED, times={"detected": seen.onset + 1})
     called = Verdict(replace(seen, incidents=(lost,), overlays=()))
     assert called.outcome is Outcome.ESCALATED
