@@ -48,6 +48,7 @@ class Store:
         self._place = place
         self._agent = self.agent = agent
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="agent-store")
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="agent-store-reads")
         self._engine: Engine | None = None
         self._closed = False
 
@@ -66,6 +67,7 @@ class Store:
             await self._run(self._dispose)
         self._closed = True
         self._thread.shutdown(wait=False)
+        self._reader.shutdown(wait=False)
 
     async def put(
         self, incident: Incident, events: tuple[Event, ...] = (), memory: Mapping[str, bytes] | None = None
@@ -122,11 +124,11 @@ class Store:
     async def latest(self, limit: int) -> tuple[Incident, ...]:
         """Return the newest `limit` incidents of all agents, newest first."""
         newest = select(INCIDENTS.c.document).order_by(INCIDENTS.c.opened_at.desc(), INCIDENTS.c.id).limit(limit)
-        return await self._incidents(newest)
+        return await self._incidents(newest, aside=True)
 
     async def get(self, name: str) -> Incident | None:
         """Return one incident by id, None when there is none."""
-        found = await self._incidents(select(INCIDENTS.c.document).where(INCIDENTS.c.id == name))
+        found = await self._incidents(select(INCIDENTS.c.document).where(INCIDENTS.c.id == name), aside=True)
         return found[0] if found else None
 
     async def events(self, since: int, limit: int) -> tuple[Event, ...]:
@@ -205,8 +207,8 @@ class Store:
         ]
         _upsert(db, EVENTS, ("agent", "sequence"), rows)
 
-    async def _incidents(self, query: Any) -> tuple[Incident, ...]:
-        found = await self._with(lambda db: list(db.scalars(query)))
+    async def _incidents(self, query: Any, *, aside: bool = False) -> tuple[Incident, ...]:
+        found = await self._with(lambda db: list(db.scalars(query)), aside=aside)
         return tuple(INCIDENT.validate_json(document) for document in found)
 
     def _open(self) -> None:
@@ -232,20 +234,22 @@ class Store:
             return str(self._place)
         return make_url(self._place).render_as_string(hide_password=True)
 
-    async def _with(self, work: Callable[[Connection], T]) -> T:
+    async def _with(self, work: Callable[[Connection], T], *, aside: bool = False) -> T:
+        """Do `work` in a transaction; with `aside`, beside the queue of writes (what people ask for does not wait for it)."""
+
         def run() -> T:
             if self._engine is None:
                 raise Broken("the agent's database is not open", hint="the agent is stopping or never started")
             with self._engine.begin() as db:
                 return work(db)
 
-        return await self._run(run)
+        return await self._run(run, self._reader if aside else self._thread)
 
-    async def _run(self, work: Callable[[], T]) -> T:
+    async def _run(self, work: Callable[[], T], thread: ThreadPoolExecutor | None = None) -> T:
         if self._closed:
             raise Broken("the agent's database is closed", hint="the agent is stopping")
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            return await asyncio.get_running_loop().run_in_executor(thread or self._thread, work)
         except (SQLAlchemyError, OSError) as error:
             why = str(error.__cause__ or error).strip().splitlines()[0]
             hint = "check free space and permissions there" if isinstance(self._place, Path) else "is the server up?"
@@ -274,7 +278,7 @@ def _engine(place: Path | str) -> Engine:
     if isinstance(place, str):
         return create_engine(
             _dialect(place),
-            pool_size=1,
+            pool_size=2,  # one that writes, one that reads
             max_overflow=0,
             pool_pre_ping=True,
             connect_args={"connect_timeout": PATIENCE_S},

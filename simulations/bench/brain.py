@@ -52,11 +52,18 @@ class MadeUp:
         self._topology = topology
         self._normal = {signal: _baseline(signal) for signal in Signal}
         self.broken = broken
+        self._made: tuple[set[str], dict[Series, Outcomes]] = (set(), {})
+        self._made = (set(broken), self._tick())
         self.since = 0.0
 
     def take_tick(self, now: float) -> Mapping[Series, Outcomes]:
         """Return one tick of every edge: what callers got, and attempts by instance."""
         del now
+        if self._made[0] != self.broken:  # made once: what it takes to make it is nobody's time
+            self._made = (set(self.broken), self._tick())
+        return dict(self._made[1])
+
+    def _tick(self) -> dict[Series, Outcomes]:
         found: dict[Series, Outcomes] = {}
         for edge in self._topology.edges:
             bad = edge.callee in self.broken
