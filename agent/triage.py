@@ -28,8 +28,10 @@ from models.signals import Series
 from playbooks.schema import Mode
 
 MAX_CAUSES_PER_TICK: Final = 4
+CROWD: Final = 50
 MAX_POOL: Final = 400
-"""Most anomalies that are thought about at once: beyond, one tick would take longer than the next may wait."""
+"""With so many undecided incidents this is the most anomalies thought about at once, lest a tick take seconds. However many symptoms
+a few incidents have are always seen together: their cause may lie in any of them."""
 
 SECOND_THOUGHTS_S: Final = 1.0
 """A change of mind is told at most this often per incident."""
@@ -121,7 +123,7 @@ class Triage:
             for track in thinking:
                 track.live_at = now if track.awake else track.live_at
             return
-        pool, later = self._some(pool)
+        pool, later = self._some(pool) if len(thinking) >= CROWD else (pool, [])
         named: dict[str, Track] = {}
         split = ""
         for _ in range(MAX_CAUSES_PER_TICK):
@@ -152,7 +154,7 @@ class Triage:
             self._forgotten(track, now)
 
     def _some(self, pool: list[Anomaly]) -> tuple[list[Anomaly], list[Anomaly]]:
-        """Return what to think about in this tick, and what later: all, or of very many a part, in turns."""
+        """Return what to think about in this tick, and what later, when very many incidents wait: a part, in turns."""
         if len(pool) <= MAX_POOL:
             return pool, []
         ordered = sorted(pool, key=lambda a: (about(a, self._mesh.topology), a.series, a.signal))
