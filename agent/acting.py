@@ -114,7 +114,7 @@ class Acting:
 
     async def _laid(self, track: Track, step: Step) -> Attempt:
         now = self._t.clock()
-        track.attempts, track.retry_at, track.renewed_at = 0, 0.0, now
+        track.attempts, track.retry_at, track.renewed_at, track.late_s = 0, 0.0, now, 0.0
         metrics.ACTIONS.labels(step.change.kind).inc()
         if "acted" not in track.incident.times:
             metrics.REACTION.observe(max(0.0, now - track.incident.onset))

@@ -10,49 +10,39 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
 
-from agent import harm, metrics, verification
+from agent import metrics, verification
 from agent.caretaker import Caretaker
 from agent.correlate import Symptoms
 from agent.gates import Block, Interlock, Situation, check
 from agent.history import History
-from agent.holdout import HoldOuts
-from agent.incidents import Incident, Step
+from agent.incidents import Incident
 from agent.inheritance import Inheritance
-from agent.mesh import MeshView, fullness
+from agent.mesh import fullness
 from agent.people import People
-from agent.ports import Circumstances, Detector, Localiser, Sight
+from agent.ports import Circumstances
+from agent.proving import Proving
 from agent.scribe import Gate, Tools
+from agent.senses import Senses
 from agent.track import Track
 from agent.treatment import Treatment
 from agent.triage import WAKE_S, Triage
 from models.incident import TERMINAL, Anomaly, Cause, Signal, Stage
 from models.signals import Outcomes, Series
-from models.verify import Verdict
 
 log = structlog.get_logger(__name__)
+
+UNTREATED: Final = frozenset({Stage.DETECTED, Stage.CORRELATED, Stage.PLANNED})
 
 SILENT_S: Final = 5.0
 """An anomaly whose series had no requests for this long is no evidence any more."""
 
 WITNESS_S: Final = 3.0
 MAX_FAILURES: Final = 3
-HARM_S: Final = 1.0
 NAMES_SHOWN: Final = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Senses:
-    """What the loop sees the mesh with."""
-
-    sight: Sight
-    detector: Detector
-    localise: Localiser
-    mesh: MeshView
 
 
 class HealingLoop:
@@ -81,7 +71,14 @@ class HealingLoop:
             start=self._start,
             spawn=self._spawn,
         )
-        self._holdouts = HoldOuts(tools, self.treatment, self.history)
+        self._proving = Proving(
+            tools,
+            senses,
+            tracks=self._tracks,
+            treatment=self.treatment,
+            history=self.history,
+            start=self._start,
+        )
         self.people = People(tools, tracks=self._tracks, treatment=self.treatment)
         self._triage = Triage(
             tools.settings,
@@ -195,6 +192,8 @@ class HealingLoop:
                 self._t.timeline.add(now, "seeing", f"telemetry is back from {_names(back)}")
             self.blind = blind
             metrics.BLIND.set(len(blind))
+        if blind:
+            self._unseen(now)
         self._anomalies = tuple(
             a
             for a in self._s.detector.active
@@ -203,12 +202,20 @@ class HealingLoop:
             or now - self.history.last_seen(a.series) < SILENT_S
         )
 
+    def _unseen(self, now: float) -> None:
+        """What only the blind could tell is not over because nobody tells it."""
+        blind = {i.service for i in self._s.mesh.topology.instances if i.id in self.blind}
+        for track in self._tracks.values():
+            places = {place for a in track.incident.anomalies for place in (a.series.caller, a.series.callee)}
+            if track.awake and track.incident.stage in UNTREATED and places & blind:
+                track.live_at = now
+
     def _forward(self, track: Track, outcomes: Mapping[Series, Outcomes], now: float) -> None:
         """Start whatever brings one incident further now."""
         if track.busy or now < track.retry_at:
             self._watch_users(track, outcomes, now)
             return
-        if self._obeys(track) or self._measures(track, now):
+        if self._obeys(track) or self._proving.measures(track, now):
             return
         if track.recover:
             if self._s.mesh.control_up:
@@ -219,7 +226,7 @@ class HealingLoop:
                 self._treat(track, now)
             case Stage.VERIFYING:
                 self._watch_users(track, outcomes, now)
-                self._verify(track, now)
+                self._proving.judge(track, now)
             case Stage.UNDOING:
                 self._start(track, self.treatment.undo(track))
             case Stage.DETECTED | Stage.ACTING:
@@ -252,61 +259,15 @@ class HealingLoop:
     def _withdraw(self, track: Track, why: str) -> None:
         self._start(track, self.treatment.withdraw(track, why))
 
-    def _verify(self, track: Track, now: float) -> None:
-        step = track.incident.current
-        assert step is not None
-        judgement = verification.judge_step(track.incident, step, self.history, self._s.detector.baseline, now)
-        verdict = judgement.verdict if judgement is not None else Verdict.UNDECIDED
-        start = verification.sample_start(track.incident, step)
-        if why := self._harm(track, step, now, decided=verdict is Verdict.RECOVERED):
-            self._start(track, self.treatment.fail(track, why, judgement))
-            return
-        if judgement is not None and verdict is Verdict.RECOVERED:
-            if self._holdouts.wanted(track.incident):
-                mesh = self._s.mesh.topology
-                self._start(track, self._holdouts.open(track, judgement, self._s.detector.baseline, mesh))
-                return
-            self._forget_alarms(track)
-            self._start(track, self.treatment.resolve(track, judgement))
-            return
-        why = verification.useless(step, judgement, start, now)
-        if why:
-            self._start(track, self.treatment.fail(track, why, judgement))
-
-    def _measures(self, track: Track, now: float) -> bool:
-        """Watch a proven step's hold-out slice, and end it when it has spoken or the step is being taken back."""
-        if not self._holdouts.open_for(track.incident):
-            return False
-        if self._holdouts.watch(track.incident, now) or track.incident.stage is not Stage.VERIFYING:
-            self._start(track, self._measured(track))
-        return True
-
-    async def _measured(self, track: Track) -> None:
-        judgement = await self._holdouts.close(track)
-        if judgement is not None and track.incident.stage is Stage.VERIFYING:
-            self._forget_alarms(track)
-            await self.treatment.resolve(track, judgement)
-
-    def _harm(self, track: Track, step: Step, now: float, *, decided: bool) -> str:
-        """Return whom the step hurt, "" when nobody; looked at once a second, and before it is kept."""
-        if not decided and now - track.harm_at < HARM_S:
-            return ""
-        track.harm_at = now
-        living = [t.incident for t in self._tracks.values() if t is not track and t.incident.is_open]
-        others = [incident.cause for incident in living if incident.cause is not None]
-        topology, baseline = self._s.mesh.topology, self._s.detector.baseline
-        found = harm.harmed(track.incident, step, self.history, baseline, topology=topology, others=others, now=now)
-        return harm.told(found) if found else ""
-
     def _closed(self, track: Track, now: float) -> None:
         incident, settings = track.incident, self._t.settings
         if track.muted_until and now >= track.muted_until:  # the echo of a look at its breaker is over
             track.muted_until = 0.0
-            self._forget_alarms(track)
+            self._proving.forget_alarms(track)
         muted = self._triage.absorbs(track, now)
         if not muted and not track.unmuted:
             track.unmuted = True
-            self._forget_alarms(track)  # what is still wrong alarms again, on fresh evidence
+            self._proving.forget_alarms(track)  # what is still wrong alarms again, on fresh evidence
         if not incident.held:
             if not muted and now - track.closed_at() >= settings.mute_s:
                 del self._tracks[incident.id]
@@ -374,10 +335,6 @@ class HealingLoop:
         normal = [a.expected for a in track.incident.anomalies if a.signal is cause.signal]
         if verification.looks_bad(cause, outcomes, min(normal, default=0.0)):
             track.bad_at = now
-
-    def _forget_alarms(self, track: Track) -> None:
-        keys = {a.series for a in track.incident.anomalies}
-        self._s.detector.reset(lambda series: series in keys)
 
     def _start(self, track: Track, work: Coroutine[Any, Any, None]) -> None:
         """Run one stretch of an incident in a task of its own."""

@@ -35,7 +35,7 @@ from agent.decision import Decisions
 from agent.escalation import WebhookPager
 from agent.following import Follower
 from agent.leadership import Leadership
-from agent.loop import HealingLoop, Senses
+from agent.loop import HealingLoop
 from agent.mesh import MeshView
 from agent.objectives.alerts import Alerts, AlertTools
 from agent.objectives.api import ObjectiveRoutes
@@ -44,6 +44,7 @@ from agent.observe import Observer
 from agent.place import announce, control_url, make_directory, only_one, own_name, token, withdraw
 from agent.planner import PlaybookPlanner
 from agent.scribe import Tools
+from agent.senses import Senses
 from agent.settings import AgentSettings
 from agent.sources import read_sources
 from agent.store import Store

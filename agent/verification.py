@@ -38,17 +38,22 @@ def in_flight_s(incident: Incident) -> float:
     return min(IN_FLIGHT_S, 2 * max(slow, default=0.0))
 
 
-def sample_start(incident: Incident, step: Step) -> float:
-    """Return from when on (arrival time, Unix s) outcomes count as after the action."""
-    return step.acked_at + FLUSH_S + in_flight_s(incident)
+def sample_start(incident: Incident, step: Step, late_s: float = 0.0) -> float:
+    """Return from when on (arrival time, Unix s) outcomes count as after the action.
+
+    `late_s` is how much later than usual telemetry has been coming since: what arrives then may be as old.
+    """
+    return step.acked_at + FLUSH_S + late_s + in_flight_s(incident)
 
 
-def judge_step(incident: Incident, step: Step, history: History, baseline: BaselineOf, now: float) -> Judgement | None:
+def judge_step(
+    incident: Incident, step: Step, history: History, baseline: BaselineOf, now: float, *, late_s: float = 0.0
+) -> Judgement | None:
     """Return the judgement over everything seen since the action took hold; None before there can be one."""
     cause = incident.cause
     if cause is None:
         return None
-    start = sample_start(incident, step)
+    start = sample_start(incident, step, late_s)
     if now <= start:
         return None
     services = frozenset(step.verify_services) or frozenset({cause.service})

@@ -17,11 +17,12 @@ from agent.audit import AuditLog
 from agent.chronicle import Chronicle
 from agent.decision import Decisions
 from agent.incidents import Incident
-from agent.loop import HealingLoop, Senses
+from agent.loop import HealingLoop
 from agent.mesh import MeshView
 from agent.planner import PlaybookPlanner
 from agent.ports import Circumstances, Clock, Draft, Fence
 from agent.scribe import Tools
+from agent.senses import Senses
 from agent.settings import AgentSettings
 from agent.sources import Sources, read_sources
 from agent.store import Store

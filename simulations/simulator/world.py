@@ -18,10 +18,11 @@ from typing import Any, Final
 from agent.chronicle import Chronicle
 from agent.decision import Decisions
 from agent.incidents import Incident
-from agent.loop import HealingLoop, Senses
+from agent.loop import HealingLoop
 from agent.mesh import MeshView
 from agent.planner import PlaybookPlanner
 from agent.scribe import Tools
+from agent.senses import Senses
 from agent.settings import AgentSettings
 from agent.sources import read_sources
 from agent.store import Store

@@ -14,10 +14,11 @@ from agent.actuators.memory import MemoryActuator
 from agent.chronicle import Chronicle
 from agent.decision import Decisions
 from agent.incidents import Incident, Step
-from agent.loop import HealingLoop, Senses
+from agent.loop import HealingLoop
 from agent.mesh import MeshView
 from agent.ports import Circumstances, Diagnosis, Draft
 from agent.scribe import Tools
+from agent.senses import Senses
 from agent.settings import AgentSettings
 from agent.sources import Sources
 from agent.store import Store
@@ -93,6 +94,7 @@ class FakeSight:
     def __init__(self) -> None:
         self.next: dict[Series, Outcomes] = {}
         self.blinded: frozenset[str] = frozenset()
+        self.late_s = 0.0
 
     def take_tick(self, now: float) -> Mapping[Series, Outcomes]:
         del now
@@ -109,7 +111,7 @@ class FakeSight:
 
     def lag(self, now: float) -> float:
         del now
-        return 0.0
+        return self.late_s
 
     def reporters(self) -> int:
         return len(TOPOLOGY.instances)

@@ -14,10 +14,11 @@ from agent.actuators.recorded import RecordedActuator
 from agent.audit import AuditLog
 from agent.chronicle import Chronicle
 from agent.decision import Decisions
-from agent.loop import HealingLoop, Senses
+from agent.loop import HealingLoop
 from agent.mesh import MeshView
 from agent.planner import PlaybookPlanner
 from agent.scribe import Tools
+from agent.senses import Senses
 from agent.settings import AgentSettings
 from agent.sources import Sources
 from agent.store import Store

@@ -242,6 +242,39 @@ async def test_blind_witnesses_stop_the_action(world: World) -> None:
     assert any(e.stage == "blind" for e in world.timeline.since(0))
 
 
+async def test_what_only_the_blind_could_tell_is_not_over_because_nobody_tells_it(world: World) -> None:
+    """Symptoms that end with the telemetry leave the incident open; once it is seen that they are gone, it closes."""
+    await world.begin(mode=Mode.APPROVE)
+    await world.step(1.0)
+    fault = world.break_(bad_version(world))
+    await world.step(1.0)
+    world.sight.blinded = frozenset({"front-1"})
+    fault.over = True
+    await world.step(6.0)
+    assert world.incident.is_open
+    world.sight.blinded = frozenset()
+    await world.step(3.0)
+    assert world.stages()[-1] == "observed"
+
+
+@pytest.mark.parametrize(("late_s", "undone"), [(0.0, True), (1.5, False)])
+async def test_reports_from_before_the_act_that_come_late_do_not_speak_against_it(
+    world: World, *, late_s: float, undone: bool
+) -> None:
+    """What arrives within the telemetry's delay may have happened before: it is not held against the step."""
+    await world.begin()
+    await world.step(1.0)
+    fault = world.break_(bad_version(world, cured_by=[]))
+    world.sight.late_s = late_s
+    await world.step(0.2)
+    while world.stage != "verifying":
+        await world.step(0.2)
+    await world.step(1.4)
+    fault.over = True
+    await world.step(3.0)
+    assert ("undoing" in world.stages()) is undone
+
+
 async def test_a_storm_stops_everything(world: World) -> None:
     """Too much of the mesh sick at once is no local cause: page, do not act."""
     await world.begin()

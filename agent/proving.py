@@ -1,0 +1,97 @@
+"""Did it help, and did it harm? From a step in force to its end: kept, measured beside a hold-out slice, or given up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final
+
+from agent import harm, verification
+from agent.history import History
+from agent.holdout import HoldOuts
+from agent.incidents import Step
+from agent.scribe import Tools
+from agent.senses import Senses
+from agent.track import Track
+from agent.treatment import Treatment
+from models.incident import Stage
+from models.verify import Verdict
+
+HARM_S: Final = 1.0
+"""How often a step's neighbours are looked at, seconds."""
+
+Start = Callable[[Track, Coroutine[Any, Any, None]], None]
+
+
+class Proving:
+    """Judges steps in force. Shares `tracks` with the loop; `start` runs work on a track."""
+
+    def __init__(
+        self,
+        tools: Tools,
+        senses: Senses,
+        *,
+        tracks: Mapping[str, Track],
+        treatment: Treatment,
+        history: History,
+        start: Start,
+    ) -> None:
+        self._s = senses
+        self._tracks = tracks
+        self._treatment = treatment
+        self._history = history
+        self._start = start
+        self._holdouts = HoldOuts(tools, treatment, history)
+
+    def judge(self, track: Track, now: float) -> None:
+        """Keep a step that helped, give up one that did not or that harms; else wait for more evidence."""
+        step = track.incident.current
+        assert step is not None
+        track.late_s = max(track.late_s, self._s.sight.lag(now))
+        baseline = self._s.detector.baseline
+        judgement = verification.judge_step(track.incident, step, self._history, baseline, now, late_s=track.late_s)
+        verdict = judgement.verdict if judgement is not None else Verdict.UNDECIDED
+        start = verification.sample_start(track.incident, step, track.late_s)
+        if why := self._harm(track, step, now, decided=verdict is Verdict.RECOVERED):
+            self._start(track, self._treatment.fail(track, why, judgement))
+            return
+        if judgement is not None and verdict is Verdict.RECOVERED:
+            if self._holdouts.wanted(track.incident):
+                mesh = self._s.mesh.topology
+                self._start(track, self._holdouts.open(track, judgement, baseline, mesh))
+                return
+            self.forget_alarms(track)
+            self._start(track, self._treatment.resolve(track, judgement))
+            return
+        why = verification.useless(step, judgement, start, now)
+        if why:
+            self._start(track, self._treatment.fail(track, why, judgement))
+
+    def measures(self, track: Track, now: float) -> bool:
+        """Watch a proven step's hold-out slice, and end it when it has spoken or the step is being taken back."""
+        if not self._holdouts.open_for(track.incident):
+            return False
+        if self._holdouts.watch(track.incident, now) or track.incident.stage is not Stage.VERIFYING:
+            self._start(track, self._measured(track))
+        return True
+
+    def forget_alarms(self, track: Track) -> None:
+        """Let what is still wrong alarm again, on fresh evidence."""
+        keys = {a.series for a in track.incident.anomalies}
+        self._s.detector.reset(lambda series: series in keys)
+
+    async def _measured(self, track: Track) -> None:
+        judgement = await self._holdouts.close(track)
+        if judgement is not None and track.incident.stage is Stage.VERIFYING:
+            self.forget_alarms(track)
+            await self._treatment.resolve(track, judgement)
+
+    def _harm(self, track: Track, step: Step, now: float, *, decided: bool) -> str:
+        """Return whom the step hurt, "" when nobody; looked at once a second, and before it is kept."""
+        if not decided and now - track.harm_at < HARM_S:
+            return ""
+        track.harm_at = now
+        living = [t.incident for t in self._tracks.values() if t is not track and t.incident.is_open]
+        others = [incident.cause for incident in living if incident.cause is not None]
+        topology, baseline = self._s.mesh.topology, self._s.detector.baseline
+        found = harm.harmed(track.incident, step, self._history, baseline, topology=topology, others=others, now=now)
+        return harm.told(found) if found else ""
