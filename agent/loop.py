@@ -38,7 +38,10 @@ log = structlog.get_logger(__name__)
 UNTREATED: Final = frozenset({Stage.DETECTED, Stage.CORRELATED, Stage.PLANNED})
 
 SILENT_S: Final = 5.0
-"""An anomaly whose series had no requests for this long is no evidence any more."""
+"""An alarm whose series had no requests for this long is no evidence any more; nor is one of before a restart."""
+
+REQUESTED: Final = frozenset({Signal.ERRORS, Signal.LATENCY})
+"""Signals that only requests can show."""
 
 WITNESS_S: Final = 3.0
 MAX_FAILURES: Final = 3
@@ -194,13 +197,13 @@ class HealingLoop:
             metrics.BLIND.set(len(blind))
         if blind:
             self._unseen(now)
-        self._anomalies = tuple(
-            a
-            for a in self._s.detector.active
-            if a.signal is Signal.TRAFFIC
-            or a.signal is Signal.SATURATION
-            or now - self.history.last_seen(a.series) < SILENT_S
-        )
+        active = self._s.detector.active
+        silent = {
+            a.series for a in active if a.signal in REQUESTED and now - self.history.last_seen(a.series) >= SILENT_S
+        }
+        if silent:  # whatever comes next must alarm by itself
+            self._s.detector.reset(lambda series: series in silent)
+        self._anomalies = tuple(a for a in active if a.signal not in REQUESTED or a.series not in silent)
 
     def _unseen(self, now: float) -> None:
         """What only the blind could tell is not over because nobody tells it."""

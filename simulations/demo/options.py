@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-DEFAULT_RATE = 70.0
-"""Users' requests per second: the canary gets half of what reaches catalog, more than 50 a second."""
+DEFAULT_RATE = 85.0
+"""Users' requests per second: the canary gets half of what reaches catalog, more than 60 a second."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,9 @@ _COLUMNS: Final[dict[str, JustifyMethod]] = {
     "LOST WITHOUT": "right",
     "": "left",
 }
+BUSY: Final = 1.5
+"""Load average per processor from which on a machine is too busy for what is measured in tenths of a second."""
+
 _LONG: Final = frozenset({"ACTION", "VERIFIED"})
 
 
@@ -29,6 +32,27 @@ def exit_code(results: Sequence[Result], expected: int, *, audit_ok: bool) -> in
     """Return 0 only if every breakage was played and healed by the right cause, nobody innocent was hit and the audit holds."""
     good = all(r.healed and r.cause_right and not r.innocent_hit for r in results)
     return 0 if good and audit_ok and len(results) == expected else 1
+
+
+def shortfalls(results: Sequence[Result], load: float, processors: int) -> tuple[str, ...]:
+    """Return why the demo is no success, in sentences; `load` is the machine's load average. Empty when nothing fell short."""
+    found = [f"{r.name}: {why}" for r in results if (why := _shortfall(r))]
+    if found and load > BUSY * processors:
+        found.append(
+            f"this machine was busy (load average {load:.1f} on {processors} processors): late telemetry is not acted upon; "
+            "stop what else runs, then play it again"
+        )
+    return tuple(found)
+
+
+def _shortfall(result: Result) -> str:
+    if result.innocent_hit:
+        return "an action hit an innocent"
+    if result.detected_s is None:
+        return "not detected"
+    if not result.healed:
+        return "not healed"
+    return "" if result.cause_right else f"healed, but the cause named was {result.cause}"
 
 
 def as_json(results: Sequence[Result], *, audit_ok: bool) -> str:

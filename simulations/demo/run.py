@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -27,6 +29,7 @@ from simulations.demo.story import Display, PlainLines, State, Story
 from simulations.demo.watch import DemoWatch
 
 _FILE_WIDTH = 170  # of the table where there is no terminal to ask
+_HELD_S = 0.2
 _SOCKETS = ("*.sock", "*.fault")
 
 
@@ -44,7 +47,23 @@ async def run_demo(options: DemoOptions) -> int:
     if not console.is_terminal:
         console.width = _FILE_WIDTH
     state = State()
-    async with _display(console, state, headless=options.headless or machine) as display:
+    plain = options.headless or machine or not console.is_terminal
+    try:
+        results, audit_ok = await _shown(console, state, options, plain=plain)
+    except asyncio.CancelledError:
+        if state.results:
+            _tell(console, options, state.results, audit_ok=False)
+        raise
+    if not (plain and options.hold):  # there it was told before the mesh was held
+        _tell(console, options, results, audit_ok=audit_ok)
+    return report.exit_code(results, len(BREAKAGES), audit_ok=audit_ok)
+
+
+async def _shown(
+    console: Console, state: State, options: DemoOptions, *, plain: bool
+) -> tuple[tuple[Result, ...], bool]:
+    """Play on a cluster of its own, and show it; leave nothing behind but what an error names."""
+    async with _display(console, state, plain=plain) as display:
         story = Story(state, display)
         cluster = Cluster(
             Options(
@@ -54,9 +73,10 @@ async def run_demo(options: DemoOptions) -> int:
             ),
             lambda text: story.tell("demo", text),
         )
+        before_hold = partial(_tell, console, options) if plain else None
         broken = False
         try:
-            results, audit_ok = await _play(cluster, story, options)
+            return await _play(cluster, story, hold=options.hold, before_hold=before_hold)
         except FibrinError:
             broken = True  # the error names logs: leave them
             raise
@@ -65,17 +85,24 @@ async def run_demo(options: DemoOptions) -> int:
                 await asyncio.to_thread(_keep, cluster.state_dir, options.keep_logs)
             if not broken:
                 await asyncio.to_thread(cluster.forget)
+
+
+def _tell(console: Console, options: DemoOptions, results: Sequence[Result], *, audit_ok: bool) -> None:
+    """Show the results, complete or as far as the demo came, and write the certificates that were earned."""
     if options.certify is not None:
-        await asyncio.to_thread(_certify, options.certify, results)
-    if machine:
+        _certify(options.certify, results)
+    if options.output == "json":
         print(report.as_json(results, audit_ok=audit_ok), flush=True)
     else:
         console.print(report.as_table(results))
-        console.print(f"audit log: {'every record verified' if audit_ok else 'BROKEN'}")
-    return report.exit_code(results, len(BREAKAGES), audit_ok=audit_ok)
+        console.print(f"audit log: {'every record verified' if audit_ok else 'not verified'}")
+    for line in report.shortfalls(results, os.getloadavg()[0], os.cpu_count() or 1):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-async def _play(cluster: Cluster, story: Story, options: DemoOptions) -> tuple[tuple[Result, ...], bool]:
+async def _play(
+    cluster: Cluster, story: Story, *, hold: bool, before_hold: Callable[..., None] | None
+) -> tuple[tuple[Result, ...], bool]:
     async with cluster:
         watch = DemoWatch(cluster, story)
         async with watch.following():
@@ -84,7 +111,9 @@ async def _play(cluster: Cluster, story: Story, options: DemoOptions) -> tuple[t
             played = await scenario.with_agent()
             results = await scenario.without_agent(played)
             audit_ok = await _audit(cluster, story)
-            if options.hold:
+            if hold:
+                if before_hold is not None:
+                    before_hold(results, audit_ok=audit_ok)
                 await _hold(cluster, watch, story)
     return results, audit_ok
 
@@ -101,19 +130,25 @@ async def _audit(cluster: Cluster, story: Story) -> bool:
 
 
 async def _hold(cluster: Cluster, watch: DemoWatch, story: Story) -> None:
-    """Keep the mesh up, with an agent that acts and users who shop, until the demo is told to stop."""
+    """Keep the mesh up, with an agent that acts and users who shop, until a signal or `fibrin down` ends it."""
     await cluster.restart_agent(observe_only=False)
     watch.follow_users(await cluster.start_users())
     story.state.healing = True
     story.phase(f"the mesh stays up (Ctrl-C ends it); try `fibrin --state-dir {cluster.state_dir} get services`")
-    while True:
-        cluster.processes.require_running()
-        await asyncio.sleep(1.0)
+    try:
+        while not any(cluster.processes.exit_code(name) == 0 for name in ("agent", "control")):  # 0: told to stop
+            cluster.processes.require_running()
+            await asyncio.sleep(_HELD_S)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        assert task is not None, "the demo runs in a task"
+        task.uncancel()  # an ordered end: the results decide the exit code
+    story.phase("told to stop")
 
 
 @asynccontextmanager
-async def _display(console: Console, state: State, *, headless: bool) -> AsyncIterator[Display]:
-    if headless or not console.is_terminal:
+async def _display(console: Console, state: State, *, plain: bool) -> AsyncIterator[Display]:
+    if plain:
         yield PlainLines(console, state.began)
         return
     screen = Screen(console, state)

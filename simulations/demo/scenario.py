@@ -61,13 +61,9 @@ class Scenario:
         self._story.phase(f"users arrive; {WARM_UP_S:g} s to learn what is normal")
         tail = await self._cluster.start_users()
         self._watch.follow_users(tail)
-        await asyncio.sleep(WARM_UP_S)
+        await self._pause(WARM_UP_S)
         await self._quiet()
-        played = []
-        for breakage in BREAKAGES:
-            self._cluster.processes.require_running()
-            played.append(await self._play(breakage))
-        return tuple(played)
+        return tuple([await self._play(breakage) for breakage in BREAKAGES])
 
     async def without_agent(self, played: tuple[Played, ...]) -> tuple[Result, ...]:
         """Play the same again with an agent that only looks, and complete the results."""
@@ -82,6 +78,16 @@ class Scenario:
             results.append(replace(one.result, lost_without=seen.lost))
             self._story.state.results = [*results, *(p.result for p in played[len(results) :])]
         return tuple(results)
+
+    async def _pause(self, seconds: float) -> None:
+        """Let time pass; raises Broken as soon as a process has ended that should not have."""
+        until = time.monotonic() + seconds
+        while True:
+            self._cluster.processes.require_running()
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            await asyncio.sleep(min(left, _POLL_S))
 
     # --- the first run ------------------------------------------------------------------------------------------
 
@@ -116,7 +122,7 @@ class Scenario:
                 told = True
                 text = f"users are served again; {seen.lost} of {seen.requests} requests were lost"
                 self._story.tell("SLI back", text, onset + seen.mitigated_s)
-            await asyncio.sleep(_POLL_S)
+            await self._pause(_POLL_S)
 
     async def _let_the_agent_finish(self, breakage: Breakage, onset: float) -> None:
         deadline = time.monotonic() + _CLOSING_S
@@ -124,7 +130,7 @@ class Scenario:
             incident = main_incident(breakage.fault, await self._watch.incidents(onset), onset)
             if incident is None or not incident.is_open:
                 return
-            await asyncio.sleep(_POLL_S)
+            await self._pause(_POLL_S)
 
     async def _repair(self, breakage: Breakage) -> None:
         self._story.tell("repair", "a person repairs the fault and takes the agent's overlays away")
@@ -144,7 +150,7 @@ class Scenario:
             why = await self._noise(began)
             if not why:
                 return
-            await asyncio.sleep(_POLL_S)
+            await self._pause(_POLL_S)
         self._story.tell("demo", f"it did not become quiet within {QUIET_S:g} s: {why}")
 
     async def _noise(self, began: float) -> str:
@@ -172,12 +178,12 @@ class Scenario:
         tail = await self._cluster.start_users(max(0.0, one.second - LEAD_S))
         self._watch.follow_users(tail)
         assert tail.began is not None, "users have come"
-        await asyncio.sleep(max(0.0, tail.began + one.second - tail.start - time.time()))
+        await self._pause(tail.began + one.second - tail.start - time.time())
         onset = time.time()
         self._story.state.onset = onset
         await faults.apply(fault, self._cluster)
         self._story.tell("onset", f"{one.breakage.title}; nobody acts", onset)
-        await asyncio.sleep(max(0.0, onset + WINDOW_S + _SETTLE_S - time.time()))
+        await self._pause(onset + WINDOW_S + _SETTLE_S - time.time())
         seen = window(self._watch.records, fault, onset, WINDOW_S)
         self._story.tell("lost", f"{seen.lost} of {seen.requests} requests were lost")
         await faults.undo(fault, self._cluster)

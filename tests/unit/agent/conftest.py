@@ -95,11 +95,12 @@ class FakeSight:
         self.next: dict[Series, Outcomes] = {}
         self.blinded: frozenset[str] = frozenset()
         self.late_s = 0.0
+        self.deaf = False
 
     def take_tick(self, now: float) -> Mapping[Series, Outcomes]:
         del now
         taken, self.next = self.next, {}
-        return taken
+        return {} if self.deaf else taken
 
     def blind(self, now: float) -> frozenset[str]:
         del now

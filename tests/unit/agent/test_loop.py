@@ -275,6 +275,20 @@ async def test_reports_from_before_the_act_that_come_late_do_not_speak_against_i
     assert ("undoing" in world.stages()) is undone
 
 
+async def test_an_alarm_that_outlived_its_traffic_must_be_earned_again(world: World) -> None:
+    """Users go away during an incident and come back to a healthy mesh: the old alarm leads to nothing."""
+    await world.begin(observe_only=True)
+    await world.step(1.0)
+    world.break_(bad_version(world))
+    await world.step(1.0)
+    world.sight.deaf = True  # nobody calls any more; the alarm stands
+    before = world.detector.resets
+    await world.step(8.0)
+    assert world.detector.resets > before
+    assert world.loop.anomalies == ()
+    assert not world.incident.is_open
+
+
 async def test_a_storm_stops_everything(world: World) -> None:
     """Too much of the mesh sick at once is no local cause: page, do not act."""
     await world.begin()
