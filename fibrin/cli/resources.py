@@ -14,7 +14,7 @@ import click
 from control.client import ControlClient, OverlayStatus, ProxyView, Resource, ServiceView
 from fibrin.cli.context import Target, pass_target
 from fibrin.cli.output import FORMATS, Column, age, dump, plain, show, table, text
-from models.domain import ChangeEvent
+from models.domain import ChangeEvent, Instance
 from models.errors import InvalidInput, NotFound
 from models.manifest import Document, parse
 from models.overlay import target as landing
@@ -113,7 +113,7 @@ KINDS: Final = (
             Column("STATUS", _sidecar_state),
             Column("ACKED", lambda p: p.acked),
             Column("SENT", lambda p: p.sent),
-            Column("NACKS", lambda p: p.nacks),
+            Column("REFUSED", lambda p: ",".join(p.rejected), wide=True),
             Column("LAST-NACK", lambda p: p.nack, wide=True),
             Column("AGE", lambda p: age(p.since)),
         ),
@@ -211,7 +211,13 @@ def find_kind(word: str) -> Kind:
 @click.argument("kind")
 @click.argument("name", required=False)
 @output_option
-@click.option("-l", "--selector", metavar="KEY=VALUE", multiple=True, help="Only instances with these labels.")
+@click.option(
+    "-l",
+    "--selector",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Only instances with these labels, or this service, version or zone.",
+)
 @click.option("-w", "--watch", is_flag=True, help="After listing, print rows as they change.")
 @pass_target
 def get(target: Target, kind: str, name: str | None, output: str, selector: tuple[str, ...], *, watch: bool) -> None:
@@ -226,7 +232,7 @@ def get(target: Target, kind: str, name: str | None, output: str, selector: tupl
         rows = [r for r in await what.fetch(client) if not wanted or what.key(r) == wanted]
         if wanted and not rows:
             raise NotFound(f"{what.name} {wanted!r} not found", hint=f"list them with `fibrin get {what.name}`")
-        return [r for r in rows if not labels or labels.items() <= dict(getattr(r, "labels", {})).items()]
+        return [r for r in rows if not labels or labels.items() <= selectable(r).items()]
 
     async def go() -> None:
         async with target.control() as client:
@@ -240,6 +246,12 @@ def get(target: Target, kind: str, name: str | None, output: str, selector: tupl
                     show(changed, what.columns, output, kind=what.name, name=what.key)
 
     run(go())
+
+
+def selectable(instance: Instance) -> dict[str, str]:
+    """Return what `-l` compares: the labels, and behind them the properties the table shows."""
+    shown = {"service": instance.service, "version": instance.version, "zone": instance.zone}
+    return {**shown, **instance.labels}
 
 
 def _labels(selector: tuple[str, ...], kind: Kind) -> dict[str, str]:
