@@ -187,11 +187,12 @@ class ControlClient:
         incident: str = "",
         fence: int = 0,
         overlay_id: str = "",
+        dry_run: bool = False,
     ) -> Overlay:
         """Lay an overlay; it is durable and on its way to the sidecars when this returns.
 
         `overlay_id` makes the call idempotent: the same id with the same change gives back the overlay there is. An
-        agent gives its `fence`; a person's overlays have none.
+        agent gives its `fence`; a person's overlays have none. `dry_run`: everything is judged, nothing is laid.
 
         Raises:
             Refused: an interlock forbids the change. Conflict: the fence is stale, or the id has another change.
@@ -204,6 +205,7 @@ class ControlClient:
             "lease_s": float(lease_s),
             "incident": incident,
             "fence": fence,
+            **({"dry_run": True} if dry_run else {}),
         }
         return wire.OVERLAY.validate_python(await self._call("POST", "/v1/overlays", body))
 

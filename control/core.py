@@ -153,8 +153,8 @@ class ControlPlane:
         await self._store.write(*writes)
         return fence
 
-    async def lay(self, wanted: Wanted) -> Overlay:
-        """Lay an overlay: pushed at once, durable and part of the world when this returns.
+    async def lay(self, wanted: Wanted, *, dry_run: bool = False) -> Overlay:
+        """Lay an overlay: pushed at once, durable and part of the world when this returns; with `dry_run` only judged.
 
         Raises:
             Refused, Conflict, InvalidInput: see OverlayBook.propose and interlocks.check. Broken: it cannot be stored;
@@ -172,8 +172,11 @@ class ControlPlane:
                 floor=self.settings.floor,
             )
         except FibrinError as error:
-            metrics.REFUSALS.labels(type(error).__name__).inc()
+            if not dry_run:
+                metrics.REFUSALS.labels(type(error).__name__).inc()
             raise
+        if dry_run:
+            return overlay
         writes = self.overlays.lay(overlay)
         try:
             await self._durably(*writes)

@@ -26,7 +26,7 @@ async def fence(call: Call[FenceBody]) -> web.StreamResponse:
 @endpoint(
     "POST",
     "/v1/overlays",
-    "Lay an overlay; durable and on its way to the sidecars when answered.",
+    "Lay an overlay; durable and on its way to the sidecars when answered. With `dry_run` it is only judged.",
     roles=WRITERS,
     body=OverlayBody,
     answer=wire.OVERLAY,
@@ -45,7 +45,9 @@ async def create(call: Call[OverlayBody]) -> web.StreamResponse:
         incident=body.incident,
         fence=body.fence,
     )
-    overlay = await call.plane.lay(wanted)
+    overlay = await call.plane.lay(wanted, dry_run=body.dry_run)
+    if body.dry_run:
+        return reply(wire.OVERLAY.dump_python(overlay, mode="json"), status=201)
     return reply(wire.overlay_json(call.plane.overlay_status(overlay)), status=201)
 
 

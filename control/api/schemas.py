@@ -42,7 +42,10 @@ class FenceBody(Body):
 
 
 class OverlayBody(Body):
-    """An overlay to lay. `id` is the idempotency key; one is made up when it is missing."""
+    """An overlay to lay. `id` is the idempotency key; one is made up when it is missing.
+
+    `dry_run`: judge it as if it were to be laid, interlocks included, and lay nothing.
+    """
 
     id: Name | None = None
     change: Annotated[Change, Field(discriminator="kind")]
@@ -50,6 +53,7 @@ class OverlayBody(Body):
     lease_s: float = Field(gt=0)
     incident: Text = ""
     fence: int = Field(default=0, ge=0)
+    dry_run: bool = False
 
 
 class RenewBody(Body):

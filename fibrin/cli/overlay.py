@@ -7,7 +7,9 @@ from typing import Literal
 
 import click
 
+from agent.story import deed
 from fibrin.cli.context import Target, pass_target
+from fibrin.cli.durations import Duration
 from fibrin.cli.resources import find_kind, get, run
 from models.errors import InvalidInput
 from models.overlay import (
@@ -26,6 +28,7 @@ from models.overlay import (
     ShiftTraffic,
     ShiftZones,
 )
+from playbooks.units import span
 
 
 @click.group()
@@ -34,12 +37,12 @@ def overlay() -> None:
 
 
 def _lay(target: Target, change: Change, reason: str, lease: float, *, dry_run: bool) -> None:
-    if dry_run:
-        click.echo(f"would lay {change} for {lease:g} s (dry run)")
-        return
-
     async def go() -> None:
         async with target.control() as client:
+            if dry_run:
+                await client.create_overlay(change, reason=reason, lease_s=lease, dry_run=True)
+                click.echo(f"would {deed(change)} for {span(lease)} (dry run)")
+                return
             laid = await client.create_overlay(change, reason=reason, lease_s=lease)
             status = await client.overlay(laid.id)
         click.echo(f"overlay/{laid.id} created, {status.propagation.acked}/{status.propagation.sidecars} sidecars")
@@ -49,8 +52,8 @@ def _lay(target: Target, change: Change, reason: str, lease: float, *, dry_run: 
 
 def _common(command: click.decorators.FC) -> click.decorators.FC:
     for option in (
-        click.option("--dry-run", is_flag=True, help="Say what would be laid, lay nothing."),
-        click.option("--lease", type=click.FloatRange(min=1), default=600.0, show_default=True, help="Seconds."),
+        click.option("--dry-run", is_flag=True, help="Let the control plane judge it, lay nothing."),
+        click.option("--lease", type=Duration(1), default="10m", show_default=True, help="How long; bare: seconds."),
         click.option("--reason", required=True, help="Why; stands in the change log."),
     ):
         command = option(command)
@@ -71,9 +74,11 @@ def _parse_weights(weights: tuple[str, ...], what: str = "VERSION") -> Mapping[s
     parsed: dict[str, int] = {}
     for part in weights:
         version, equals, weight = part.partition("=")
-        if not (version and equals and weight.isdigit()):
+        if not (version and equals and weight.isascii() and weight.isdigit()):
             raise InvalidInput(f"{part!r} is not {what}=WEIGHT", hint="for example v1=100 v2=0")
         parsed[version] = int(weight)
+    if not any(parsed.values()):
+        raise InvalidInput("the weights add up to 0: nobody would answer", hint=f"give one {what} a weight above 0")
     return parsed
 
 
@@ -104,11 +109,11 @@ def open_breaker(
 
 @overlay.command("timeout")
 @click.argument("service")
-@click.argument("seconds", type=click.FloatRange(min=0, min_open=True))
+@click.argument("seconds", type=Duration(0.001), metavar="DURATION")
 @_common
 @pass_target
 def timeout(target: Target, service: str, seconds: float, reason: str, lease: float, *, dry_run: bool) -> None:
-    """Set the request timeout towards SERVICE."""
+    """Set the request timeout towards SERVICE: `timeout catalog 500ms`; a bare number is seconds."""
     _lay(target, SetTimeout(service, seconds), reason, lease, dry_run=dry_run)
 
 
@@ -241,7 +246,7 @@ def pause_canary(target: Target, service: str, reason: str, lease: float, *, dry
 
 @overlay.command("renew")
 @click.argument("ident", metavar="ID")
-@click.option("--lease", type=click.FloatRange(min=1), default=600.0, show_default=True, help="Seconds from now.")
+@click.option("--lease", type=Duration(1), default="10m", show_default=True, help="From now.")
 @pass_target
 def renew(target: Target, ident: str, lease: float) -> None:
     """Make an overlay last longer."""
@@ -249,7 +254,7 @@ def renew(target: Target, ident: str, lease: float) -> None:
     async def go() -> None:
         async with target.control() as client:
             laid = await client.renew_overlay(ident, lease_s=lease)
-        click.echo(f"overlay/{laid.id} renewed, ends in {lease:g} s")
+        click.echo(f"overlay/{laid.id} renewed, ends in {span(lease)}")
 
     run(go())
 

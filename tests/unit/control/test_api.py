@@ -133,6 +133,19 @@ async def test_refusals_reach_the_client_as_themselves(dial: Dial, change: Any, 
             await client.create_overlay(change, reason="x", lease_s=30)
         assert caught.value.hint
         assert await client.overlays() == ()
+        with pytest.raises(error) as dry:
+            await client.create_overlay(change, reason="x", lease_s=30, dry_run=True)
+        assert (dry.value.message, dry.value.hint) == (caught.value.message, caught.value.hint)
+
+
+async def test_a_dry_run_judges_and_lays_nothing(dial: Dial) -> None:
+    """What would be laid comes back, and neither overlay nor change event is left behind."""
+    async with dial() as client:
+        before = await client.changes()
+        would = await client.create_overlay(SetTimeout("catalog", 1.0), reason="x", lease_s=30, dry_run=True)
+        assert would.change == SetTimeout("catalog", 1.0)
+        assert await client.overlays() == ()
+        assert await client.changes() == before
 
 
 async def test_a_stale_fence_is_409(dial: Dial, plane: ControlPlane) -> None:
