@@ -15,6 +15,7 @@ from typing import Final
 
 import structlog
 
+from control.disk import unwritable
 from models.errors import Broken, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -65,7 +66,7 @@ def own_name(directory: Path) -> str:
             fresh.replace(place)
         return place.read_text(encoding="ascii").strip()
     except OSError as error:
-        raise Broken(f"cannot keep this agent's name in {place}: {error.strerror}", hint="check permissions") from error
+        raise unwritable(place, error) from error
 
 
 def make_directory(directory: Path) -> None:
@@ -93,8 +94,11 @@ async def only_one(directory: Path) -> AsyncIterator[None]:
                 f"another agent (pid {pid or 'unknown'}) runs on {directory}",
                 hint="stop it, or give this one its own state directory",
             ) from error
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            raise unwritable(place, error) from error
         yield
     finally:
         os.close(handle)
@@ -113,8 +117,7 @@ def announce(directory: Path, url: str) -> None:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(place)
     except OSError as error:
-        hint = "make room on this disk, or name another state directory"
-        raise Broken(f"{place} cannot be written: {error.strerror}", hint=hint) from error
+        raise unwritable(place, error) from error
 
 
 def withdraw(directory: Path) -> None:

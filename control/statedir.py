@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Self, TypeAlias
 
+from control.disk import room, unwritable
 from models.errors import Broken, Conflict
 
 Role: TypeAlias = Literal["operator", "agent", "proxy"]
@@ -48,15 +49,11 @@ class StateDir:
         Raises:
             Conflict: another control plane runs on it. Broken: it cannot be used.
         """
+        make(path)
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.chmod(0o700)
             lock = os.open(path / "control.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise Broken(
-                f"the state directory {path} cannot be used: {error.strerror}",
-                hint="make it writable for this user, or name another --state-dir",
-            ) from error
+            raise _unusable(path, error) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -101,8 +98,27 @@ class StateDir:
         try:
             _write(self._path / "control.json", json.dumps(body) + "\n")
         except OSError as error:
-            hint = "make room on this disk, or name another --state-dir"
-            raise Broken(f"{self._path}/control.json cannot be written: {error.strerror}", hint=hint) from error
+            raise unwritable(self._path / "control.json", error) from error
+
+
+def make(path: Path) -> None:
+    """Make a state directory, for its owner's eyes only.
+
+    Raises:
+        Broken: it cannot be made or is not ours.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.chmod(0o700)
+    except OSError as error:
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: OSError) -> Broken:
+    return Broken(
+        f"the state directory {path} cannot be used: {error.strerror}{room(path)}",
+        hint="make it writable for this user, or name another --state-dir",
+    )
 
 
 def _who(path: Path) -> str:

@@ -21,6 +21,8 @@ from typing import Final
 
 import structlog
 
+from control import statedir
+from control.disk import unwritable
 from models.errors import Broken, Conflict, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -112,11 +114,14 @@ async def down(state_dir: Path) -> list[str]:
 
 def _claim(state_dir: Path, place: Path) -> None:
     """Note that this process supervises `state_dir`; Conflict when another one does."""
-    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    statedir.make(state_dir)
     other = _pid_of(state_dir, SUPERVISOR)
     if other is not None:
         raise Conflict(f"a mesh is up on {state_dir} already (pid {other})", hint="stop it with `fibrin down`")
-    place.write_text(json.dumps({"pid": os.getpid()}), encoding="utf-8")
+    try:
+        place.write_text(json.dumps({"pid": os.getpid()}), encoding="utf-8")
+    except OSError as error:
+        raise unwritable(place, error) from error
 
 
 def _pid_of(state_dir: Path, name: str) -> int | None:

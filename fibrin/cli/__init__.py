@@ -13,7 +13,7 @@ import importlib
 import logging
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO, cast
 
 import click
 import structlog
@@ -22,6 +22,7 @@ from prometheus_client import disable_created_metrics
 from fibrin import settings
 from fibrin.cli.context import Target
 from fibrin.cli.output import report
+from fibrin.logs import Sink
 from models.errors import FibrinError, InvalidInput
 
 VERBS: Final = {
@@ -92,7 +93,7 @@ def configure_logs(level: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(file=cast("TextIO", Sink(sys.stderr))),
     )
 
 

@@ -7,11 +7,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import click
 
 from agent.run import run as run_agent
 from agent.settings import AgentSettings
+from control import statedir
+from control.disk import room, unwritable
 from control.plane import ControlSettings
 from control.plane import run as run_control
 from fibrin import pauses, settings
@@ -39,10 +42,10 @@ def up(target: Target, *, detach: bool) -> None:
 
 
 def _detach(target: Target, extra: Sequence[str]) -> None:
-    target.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    statedir.make(target.state_dir)
     log = target.state_dir / "up.log"
     argv = [sys.executable, "-m", "fibrin", "--state-dir", str(target.state_dir), *extra, "up"]
-    with log.open("ab") as sink:
+    with _opened(log) as sink:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter, our own arguments
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=sink, start_new_session=True
         )
@@ -56,12 +59,19 @@ def _detach(target: Target, extra: Sequence[str]) -> None:
     click.echo(f"mesh is up on {target.state_dir}; `fibrin down` stops it, its log is {log}")
 
 
+def _opened(log: Path) -> IO[bytes]:
+    try:
+        return log.open("ab")
+    except OSError as error:
+        raise unwritable(log, error) from error
+
+
 def _first_error(log: Path, offset: int) -> str:
     """Return what the process that failed said, hint included: the first error after `offset`, those behind it follow from it."""
     lines = log.read_bytes()[offset:].decode("utf-8", errors="replace").splitlines()
     errors = [number for number, line in enumerate(lines) if line.startswith("error: ")]
     if not errors:
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1] if lines else f"it said nothing{room(log.parent)}"
     told = [lines[errors[0]].removeprefix("error: ")]
     for line in lines[errors[0] + 1 :]:
         if not line.startswith(("  ", "hint: ")):
