@@ -1,5 +1,6 @@
 """`python -m fibrin` is the same as `fibrin`."""
 
-from fibrin.cli import main
+from fibrin.entry import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final, TextIO, cast
 
 import click
@@ -104,11 +106,24 @@ def load(module: str) -> dict[str, click.Command]:
 
 
 def main() -> None:
-    """Run the command line; an interrupt ends with 130, as shells expect."""
+    """Run the command line; Ctrl-C ends it with 130 and SIGTERM with 143, as shells expect."""
+    terminated: list[int] = []
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        """Do what Ctrl-C does at this moment: interrupt, or cancel the event loop's main task, so that all is put in order."""
+        terminated.append(number)
+        interrupt = signal.getsignal(signal.SIGINT)
+        (interrupt if callable(interrupt) else signal.default_int_handler)(number, frame)
+
+    signal.signal(signal.SIGTERM, terminate)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         sys.exit(cli.main(standalone_mode=False))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, asyncio.CancelledError, click.Abort):
-        sys.exit(130)
+    except asyncio.CancelledError:  # by a verb's own handler of SIGTERM; Ctrl-C comes as KeyboardInterrupt
+        sys.exit(128 + signal.SIGTERM)
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(128 + (signal.SIGTERM if terminated else signal.SIGINT))
