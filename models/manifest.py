@@ -151,8 +151,12 @@ def suggest(word: str, known: Sequence[str]) -> str:
     return f"known here: {', '.join(sorted(known))}" if known else ""
 
 
-def parse(source: str, text: str) -> tuple[Document, ...]:
+def parse(
+    source: str, text: str, *, kinds: Sequence[str] = ("Playbook",), api_versions: Sequence[str] = ("fibrin.dev/v1",)
+) -> tuple[Document, ...]:
     """Read every document of a YAML text (JSON is YAML too); empty documents are skipped.
+
+    `kinds` and `api_versions` are what the reader of the documents takes: a document without gets them as a hint.
 
     Raises:
         InvalidInput: the text is too long, is not YAML, or a document lacks `apiVersion`, `kind` or `metadata.name`.
@@ -173,7 +177,7 @@ def parse(source: str, text: str) -> tuple[Document, ...]:
     for root in _Reader(source, text).roots():
         if root.value is None:
             continue
-        document, found = _document(source, root)
+        document, found = _document(source, root, {"apiVersion": api_versions, "kind": kinds, "name": ("my-service",)})
         problems.extend(found)
         documents.append(document)
     if problems:
@@ -294,7 +298,7 @@ def _branches(schema: Json, definitions: Mapping[str, Json]) -> Iterator[dict[st
                 yield from _branches(option, definitions)
 
 
-def _document(source: str, root: _Node) -> tuple[Document, list[Problem]]:
+def _document(source: str, root: _Node, examples: Mapping[str, Sequence[str]]) -> tuple[Document, list[Problem]]:
     """Check what every document must have; return it with what is wrong."""
     data = root.plain()
     head = data if isinstance(data, dict) else {}
@@ -316,10 +320,10 @@ def _document(source: str, root: _Node) -> tuple[Document, list[Problem]]:
         wanted = "write `apiVersion:`, `kind:`, `metadata:` and `spec:`"
         return document, [document.problem((), "a document must be a mapping of fields", hint=wanted)]
     problems = []
-    for field, example in (("apiVersion", "fibrin.dev/v1"), ("kind", "Playbook"), ("name", "my-service")):
+    for field, some in examples.items():
         path: Path = ("metadata", "name") if field == "name" else (field,)
         if texts[field] is None or texts[field] == "":
-            hint = f"for example `{field}: {example}`"
+            hint = f"for example `{field}: {some[0]}`" if len(some) == 1 else f"one of {', '.join(some)}"
             problems.append(document.problem(path, "required field is missing", hint=hint))
         elif not isinstance(texts[field], str):
             message = f"must be text, found {json.dumps(texts[field])}"

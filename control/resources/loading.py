@@ -100,7 +100,7 @@ def load(texts: Iterable[tuple[str, str]]) -> tuple[tuple[Declared, ...], tuple[
     warnings: list[Problem] = []
     for source, text in texts:
         try:
-            documents = parse(source, text)
+            documents = parse(source, text, kinds=tuple(KINDS), api_versions=(API_VERSIONS[0], *canary.API_VERSIONS))
         except InvalidInput as error:
             problems.extend(error.problems)
             continue

@@ -17,6 +17,7 @@ from agent.settings import AgentSettings
 from agent.sources import read_sources
 from fibrin import settings
 from fibrin.cli.context import Target, pass_target
+from fibrin.cli.files import read_manifests
 from fibrin.cli.output import Column, age, dump, show, table, text
 from fibrin.cli.resources import output_option, run
 from models.errors import InvalidInput, NotFound
@@ -299,16 +300,8 @@ def _with_library(own: Sequence[Playbook], *, with_library: bool) -> tuple[Playb
 
 
 def read_texts(files: Sequence[Path]) -> Mapping[str, str]:
-    """Read files and the YAML files of directories."""
-    texts: dict[str, str] = {}
-    for place in files:
-        inside = sorted([*place.glob("*.yaml"), *place.glob("*.yml")]) if place.is_dir() else [place]
-        for path in inside:
-            try:
-                texts[str(path)] = path.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise InvalidInput(f"cannot read {path}: {error}", hint="is it a text file in UTF-8?") from error
-    return texts
+    """Read files and the YAML files of directories; raises InvalidInput."""
+    return read_manifests([str(place) for place in files], (".yaml", ".yml"))
 
 
 COMMANDS = (playbook,)

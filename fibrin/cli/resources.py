@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
 from control.client import ControlClient, OverlayStatus, ProxyView, Resource, ServiceView
 from fibrin.cli.context import Target, pass_target
+from fibrin.cli.files import read_manifests
 from fibrin.cli.output import FORMATS, Column, age, dump, plain, show, table, text
 from models.domain import ChangeEvent, Instance
 from models.errors import InvalidInput, NotFound
@@ -21,8 +21,7 @@ from models.overlay import target as landing
 
 T = TypeVar("T")
 
-_STDIN: Final = "-"
-_YAML: Final = (".yaml", ".yml", ".json")
+MOST_WARNINGS: Final = 20
 
 output_option = click.option("-o", "--output", type=click.Choice(FORMATS), default="table", help="Output format.")
 
@@ -335,7 +334,7 @@ def apply(target: Target, files: tuple[str, ...], output: str, *, dry_run: bool)
     async def go() -> None:
         async with target.control() as client:
             result = await client.apply(texts, dry_run=dry_run)
-        for warning in result.warnings:
+        for warning in shortened(result.warnings):
             click.echo(f"warning: {warning}", err=True)
         if output in ("json", "yaml"):
             click.echo(dump(plain(result), output), nl=False)
@@ -345,6 +344,18 @@ def apply(target: Target, files: tuple[str, ...], output: str, *, dry_run: bool)
             click.echo(f"{done.kind.lower()}/{done.name}{suffix}")
 
     run(go())
+
+
+def shortened(warnings: Iterable[str]) -> list[str]:
+    """Return at most `MOST_WARNINGS` of them, as people count (`svc-2` before `svc-10`), and how many more there are."""
+    ordered = sorted(
+        warnings,
+        key=lambda one: [
+            (part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"([0-9]+)", one)
+        ],
+    )
+    more = len(ordered) - MOST_WARNINGS
+    return [*ordered[:MOST_WARNINGS], f"and {more} more"] if more > 0 else ordered
 
 
 @click.command()
@@ -394,30 +405,6 @@ def _named(kind: str, names: Sequence[str]) -> Iterable[tuple[str, str]]:
 
 def _documents(source: str, content: str) -> tuple[Document, ...]:
     return parse(source, content)
-
-
-def read_manifests(files: Sequence[str]) -> Mapping[str, str]:
-    """Read YAML texts by source name from files, directories (their *.yaml, *.yml, *.json) and stdin (`-`).
-
-    Raises:
-        InvalidInput: a path does not exist, cannot be read, is not text, or a directory holds no manifest.
-    """
-    texts: dict[str, str] = {}
-    for name in files:
-        if name == _STDIN:
-            texts["stdin"] = sys.stdin.read()
-            continue
-        path = Path(name)
-        found = sorted(p for p in path.iterdir() if p.suffix in _YAML) if path.is_dir() else [path]
-        if not found:
-            raise InvalidInput(f"{name} holds no manifest", hint=f"expected files ending in {', '.join(_YAML)}")
-        for each in found:
-            try:
-                texts[str(each)] = each.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-                raise InvalidInput(f"cannot read {each}: {reason}", hint="give a YAML file with -f") from error
-    return texts
 
 
 COMMANDS = (get, describe, apply, delete)

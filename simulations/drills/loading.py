@@ -44,7 +44,7 @@ def check(texts: Mapping[str, str]) -> tuple[tuple[Drill, ...], tuple[Finding, .
     findings: list[Finding] = []
     for source in sorted(texts):
         try:
-            documents = [each for each in parse(source, texts[source]) if each.kind == "Drill"]
+            documents = [each for each in parse(source, texts[source], kinds=("Drill",)) if each.kind == "Drill"]
         except InvalidInput as error:
             findings.extend(Finding("DR000", Level.ERROR, problem) for problem in error.problems)
             continue
