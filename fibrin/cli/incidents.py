@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from agent.client import AgentClient
-from agent.incidents import Incident, Step
+from agent.incidents import Incident, Step, Weighed
 from agent.objectives.view import ObjectiveView
 from fibrin.cli.context import Target, pass_target
 from fibrin.cli.output import Column, age, dump, plain, show, text
@@ -19,6 +19,9 @@ from fibrin.cli.resources import output_option, run
 from fibrin.cli.slo import sentence
 from models.errors import InvalidInput
 from playbooks.prose import explain as prose
+
+_NAMED: Final = 3
+"""Playbooks with the same reason that are named before the rest is only counted."""
 
 COLUMNS = (
     Column("NAME", lambda i: i["id"]),
@@ -138,7 +141,7 @@ def story(incident: Incident) -> list[str]:
         lines.append(f"  {cause.probability:.0%}  {cause}")
         lines += [f"        {sentence}" for sentence in cause.evidence]
     lines += ["", f"Playbook   {text(incident.playbook)}{f' (mode {incident.mode})' if incident.mode else ''}"]
-    lines += [f"  {'√' if w.accepted else '-'} {w.playbook}: {w.reason}" for w in incident.considered]
+    lines += considered(incident.considered)
     lines += [f"  × {refusal}" for refusal in incident.refusals]
     lines += ["", "Action"]
     lines += [line for step in incident.steps for line in _step(step)] or ["  <none>"]
@@ -147,6 +150,20 @@ def story(incident: Incident) -> list[str]:
         f"  {_clock(m.at)}  {m.at - incident.onset:+7.2f}s  {m.stage.value:10}  {m.message}" for m in incident.history
     ]
     return lines
+
+
+def considered(choices: Iterable[Weighed]) -> list[str]:
+    """Return a line for each reason, with the playbooks it stands for: the mesh's own limits speak of all of them."""
+    reasons: dict[tuple[bool, str], list[str]] = {}
+    for one in choices:
+        reasons.setdefault((one.accepted, one.reason), []).append(one.playbook)
+    return [f"  {'√' if accepted else '-'} {_names(names)}: {reason}" for (accepted, reason), names in reasons.items()]
+
+
+def _names(names: Sequence[str]) -> str:
+    if len(names) <= _NAMED:
+        return ", ".join(names)
+    return f"{len(names)} playbooks ({', '.join(names[:_NAMED])}, …)"
 
 
 def about(objectives: Iterable[ObjectiveView], incident: Incident) -> list[str]:

@@ -63,7 +63,12 @@ def _switch(target: Target, reason: str, *, stop: bool) -> None:
         try:
             async with target.agent() as client:
                 await (client.stop_acting(reason) if stop else client.resume_acting(reason))
-        except Unavailable:
+        except Unavailable as error:
+            if not await asyncio.to_thread(target.state_dir.is_dir):
+                raise Unavailable(
+                    f"there is no mesh on {target.state_dir}: no such directory",
+                    hint="name the mesh's own with --state-dir; `fibrin up` starts a new one",
+                ) from error
             order = Order(stop, person(), reason, time.time())
             await asyncio.to_thread(write_file, target.state_dir / FILE, order)
             return f" (the agent does not answer: the order waits in {target.state_dir / FILE})"

@@ -1,4 +1,4 @@
-"""`playbook`: what playbooks say, whether they are right, what they would do, and how they are certified."""
+"""`playbook`: what playbooks say, whether they are right, what they would do, and how they stand with their drills."""
 
 from __future__ import annotations
 
@@ -86,7 +86,10 @@ def _seconds(how: Standing, field: str) -> str:
 
 @click.group()
 def playbook() -> None:
-    """Write, check, try and certify playbooks. Only `list`, `memory` and `backtest` look at a mesh; none of them acts."""
+    """Write, check and try playbooks; `fibrin drill run` certifies them.
+
+    Only `list`, `memory` and `backtest` look at a mesh; none of them acts.
+    """
 
 
 @playbook.command("lint")

@@ -14,10 +14,11 @@ from typing import Final
 import numpy as np
 
 from agent.incidents import Incident
+from agent.story import deed
 from models.incident import Stage
 from models.overlay import Overlay
 from simulations.simulator import faults
-from simulations.simulator.faults import Fault
+from simulations.simulator.faults import Fault, Truth
 from simulations.simulator.mesh import draw
 from simulations.simulator.mixture import DEFAULT, Mixture
 from simulations.simulator.plant import failed
@@ -188,7 +189,7 @@ class _Player:
             third=any(truth.right(c) for i in mine for c in i.causes[:3]),
             kind=any(c.kind in {k for k, _ in truth.names} for i in mine for c in i.causes[:1]),
             named=str(cause or ""),
-            truth=f"{truth.service} {sorted(truth.names)}",
+            truth=_words(truth),
             acted_s=min((o.created_at - onset for o in laid), default=None),
             mitigated_s=self._spoiled_at - onset if calm else None,
             escalated=any(i.stage is Stage.ESCALATED for i in mine) or any(i.waiting for i in mine),
@@ -198,7 +199,7 @@ class _Player:
             usual=self._usual * self._all,
             asked=self._all,
             ending=", ".join(f"{i.title}: {i.stage}" + (f" ({i.waiting})" if i.waiting else "") for i in mine),
-            actions=tuple(str(o.change) for o in laid),
+            actions=tuple(deed(o.change) for o in laid),
         )
 
     async def _until_quiet(self) -> None:
@@ -220,6 +221,12 @@ class _Player:
         usual = self._usual * len(bad)
         if bad.sum() > max(2.0, 4 * usual):
             self._spoiled_at = self._world.clock.now
+
+
+def _words(truth: Truth) -> str:
+    """Render what is so: `catalog: version v2 or instance catalog-7`; where nothing is named, the whole service is meant."""
+    names = " or ".join(f"{kind} {subject}".rstrip() for kind, subject in sorted(truth.names))
+    return f"{truth.service or 'the whole mesh'}: {names}"
 
 
 def _moves(incident: Incident, now: float) -> bool:

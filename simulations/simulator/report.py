@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+from dataclasses import fields
 
 from simulations.simulator.campaign import Played
+from simulations.simulator.faults import Fault
 from simulations.simulator.score import Score, Share, badness, mitigated
 
 
@@ -41,14 +44,16 @@ def text(score: Score, played: Sequence[Played], worst: int) -> str:
     bad = [p for p in sorted(played, key=badness) if badness(p)[0] < 0][:worst]
     if bad:
         lines.append("worst cases (play one again with --replay NAME)")
-        lines += [f"  {p.name:<10}{p.fault} → {p.named or 'nothing named'}; {p.ending or 'not detected'}" for p in bad]
+        lines += [
+            f"  {p.name:<10}{_fault(p.fault)} → {p.named or 'nothing named'}; {p.ending or 'not detected'}" for p in bad
+        ]
     return "\n".join(lines)
 
 
 def story(played: Played) -> str:
     """Return one incident in full."""
     lines = [
-        f"{played.name}: {played.fault}",
+        f"{played.name}: {_fault(played.fault)}",
         f"  truth      {played.truth}",
         f"  named      {played.named or 'nothing'} ({'right' if played.first else 'wrong'})",
         f"  detected   {_seconds(played.detected_s)} s, acted {_seconds(played.acted_s)} s, healed {_seconds(played.mitigated_s)} s",
@@ -57,6 +62,13 @@ def story(played: Played) -> str:
         f"  ending     {played.ending or 'no incident'}",
     ]
     return "\n".join([*lines, *(f"  action     {action}" for action in played.actions)])
+
+
+def _fault(fault: Fault) -> str:
+    """Render a fault: `instance errors (instance svc-5-v1-2, ratio 0.2)`."""
+    name = re.sub(r"(?<!^)([A-Z])", r" \1", type(fault).__name__).lower()
+    details = (f"{each.name} {getattr(fault, each.name)}" for each in fields(fault))
+    return f"{name} ({', '.join(details)})"
 
 
 def _share(share: Share) -> str:

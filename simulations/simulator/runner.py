@@ -69,11 +69,15 @@ def replay(name: str, services: int, mixture: Mixture) -> Played:
         )
     seed, mesh, number = map(int, parts)
     plan = Plan(services, seed, number + 1, mixture)
-    found, _ = asyncio.run(play(plan, mesh, only=number))
+    found, _ = _play(plan, mesh, only=number)
     return found[0]
 
 
-def _play(plan: Plan, mesh: int) -> tuple[list[Played], Quiet]:
+def _play(plan: Plan, mesh: int, only: int | None = None) -> tuple[list[Played], Quiet]:
     # the agent tells its story in logs; here the account is the story
+    before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    return asyncio.run(play(plan, mesh))
+    try:
+        return asyncio.run(play(plan, mesh, only=only))
+    finally:
+        structlog.configure(**before)

@@ -144,7 +144,9 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
             id="wrong type",
         ),
         pytest.param("# nothing\n", "", "there is no resource in stdin", "is the file empty?", id="empty"),
-        pytest.param("# " + "x" * 10_000_000, "", "stdin has more than the 1048576 bytes accepted", "split it", id="10 MB"),
+        pytest.param(
+            "# " + "x" * 10_000_000, "", "stdin has more than the 1048576 bytes accepted", "split it", id="10 MB"
+        ),
     ],
 )
 def test_a_bad_file_is_refused_whole(mesh: Mesh, text: str, place: str, found: str, next_step: str) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
+from agent.incidents import Weighed
 from agent.switch import FILE, read_file
 from fibrin.cli import cli
+from fibrin.cli.incidents import considered
 
 
 def test_without_an_agent_the_order_waits_in_the_state_directory(tmp_path: Path) -> None:
@@ -26,3 +28,23 @@ def test_orders_about_incidents_need_an_agent(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["--state-dir", str(tmp_path), "approve", "inc-1"])
     assert done.exit_code == 1
     assert "no agent runs on" in done.output
+
+
+def test_the_kill_switch_of_no_mesh(tmp_path: Path) -> None:
+    """A state directory that does not exist is no mesh: nothing is left there, and the hint says what to do."""
+    place = tmp_path / "typo"
+    done = CliRunner().invoke(cli, ["--state-dir", str(place), "stop-acting"])
+    assert done.exit_code == 1
+    assert f"error: there is no mesh on {place}" in done.output
+    assert "--state-dir" in done.output
+    assert not place.exists()
+
+
+def test_equal_reasons_are_told_once() -> None:
+    """What speaks against all playbooks is one line with their number; what was chosen keeps its own."""
+    same = [Weighed(f"book-{k}", accepted=False, reason="telemetry-trust: too few") for k in range(19)]
+    told = considered([Weighed("mine", accepted=True, reason="first match"), *same])
+    assert told == [
+        "  √ mine: first match",
+        "  - 19 playbooks (book-0, book-1, book-2, …): telemetry-trust: too few",
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +24,7 @@ from simulations.simulator.layout import lay_out
 from simulations.simulator.mesh import CANARY, STABLE, Mesh, draw
 from simulations.simulator.mixture import Mixture
 from simulations.simulator.plant import Plant
+from simulations.simulator.report import story
 from simulations.simulator.runner import Campaign, replay, run
 from simulations.simulator.score import Share, score
 from simulations.simulator.telemetry import Telemetry, total
@@ -219,6 +221,15 @@ async def test_an_incident_played_again_by_name_is_the_same() -> None:
     assert again == [found[1]]
     with pytest.raises(InvalidInput, match="names no incident"):
         replay("one", 12, mixture)
+
+
+def test_a_replay_is_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing of the incidents before it on stderr, and no value of the program in what is told of truth and actions."""
+    told = story(replay("1/0/0", 12, Mixture({"instance-errors": 1.0})))
+    printed = capsys.readouterr()
+    assert printed.out + printed.err == ""
+    assert re.search(r"truth +\S+: .*instance \S+", told)
+    assert not re.search(r"[<(\[{]\w*Kind|\w+\(\w+=", told)
 
 
 def test_shares_come_with_exact_intervals() -> None:
