@@ -7,7 +7,7 @@ import click
 from playbooks.units import seconds
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float]):
     """Seconds from `least` on, written bare (`0.5`) or with units (`500ms`, `1m30s`)."""
 
     name = "duration"

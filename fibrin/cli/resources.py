@@ -334,7 +334,7 @@ def apply(target: Target, files: tuple[str, ...], output: str, *, dry_run: bool)
     async def go() -> None:
         async with target.control() as client:
             result = await client.apply(texts, dry_run=dry_run)
-        for warning in shortened(result.warnings):
+        for warning in shortened(map(str, result.warnings)):
             click.echo(f"warning: {warning}", err=True)
         if output in ("json", "yaml"):
             click.echo(dump(plain(result), output), nl=False)
