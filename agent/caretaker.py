@@ -16,7 +16,7 @@ from agent.incidents import Incident, Step
 from agent.mesh import MeshView
 from agent.probing import Prober
 from agent.scribe import Tools
-from agent.track import Track
+from agent.track import Start, Track
 from agent.treatment import Treatment
 from models.errors import FibrinError
 from models.incident import Stage
@@ -36,7 +36,7 @@ class Caretaker:
         mesh: MeshView,
         treatment: Treatment,
         history: History,
-        start: Callable[[Track, Coroutine[Any, Any, None]], None],
+        start: Start,
         spawn: Callable[[str, Coroutine[Any, Any, None]], None],
     ) -> None:
         self._t = tools

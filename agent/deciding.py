@@ -38,7 +38,8 @@ class Deciding:
             await self._scribe.escalate(track, "no step of the playbook helped", "exhausted")
             return False
         if incident.about == incident.cause.key and incident.step + 1 < len(incident.steps):
-            return await self._go_on(track)
+            await self.go_on(track)
+            return True
         ledger = self._t.planner.save()
         draft: Draft = self._t.planner.draft(incident.cause, around)
         if not draft.steps:
@@ -77,12 +78,12 @@ class Deciding:
         track.incident = replace(track.incident, decision=number)
         return True
 
-    async def _go_on(self, track: Track) -> bool:
-        """The cause is still thought to be the same: its plan's next step."""
-        track.incident = replace(track.incident, step=track.incident.step + 1)
+    async def go_on(self, track: Track) -> None:
+        """Go to the plan's next step (there is one), which a person approves anew where asked."""
+        track.incident = replace(track.incident, step=track.incident.step + 1, approved_by="")
+        track.attempts, track.retry_at = 0, 0.0
         self._scribe.move(track, Stage.PLANNED, f"next step: {deed(track.incident)}")
         await self._scribe.save(track)
-        return True
 
     async def may(self, track: Track, block: Block | None) -> bool:
         """Tell whether the planned step may be taken now; if not, say why, once."""

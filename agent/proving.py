@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 from agent import harm, verification
 from agent.history import History
@@ -11,15 +11,13 @@ from agent.holdout import HoldOuts
 from agent.incidents import Step
 from agent.scribe import Tools
 from agent.senses import Senses
-from agent.track import Track
+from agent.track import Start, Track
 from agent.treatment import Treatment
 from models.incident import Stage
 from models.verify import Verdict
 
 HARM_S: Final = 1.0
 """How often a step's neighbours are looked at, seconds."""
-
-Start = Callable[[Track, Coroutine[Any, Any, None]], None]
 
 
 class Proving:

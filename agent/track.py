@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 from agent.codec import Event
 from agent.incidents import Incident
@@ -45,3 +47,7 @@ class Track:
     def closed_at(self) -> float:
         """Return when the incident ended (0 while it is open)."""
         return self.incident.times.get("closed", 0.0)
+
+
+Start = Callable[[Track, Coroutine[Any, Any, None]], None]
+"""Runs one stretch of an incident in a task of its own."""

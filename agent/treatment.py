@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from agent import metrics, story
+from agent import metrics
 from agent.acting import RETRY_S, Acting, Ending
 from agent.deciding import Deciding
 from agent.incidents import timed, with_step
@@ -235,14 +235,7 @@ class Treatment(Scribe):
 
     async def _next(self, track: Track, why: str) -> None:
         """Go to the next step (leaving the incident PLANNED) or escalate."""
-        incident = track.incident
-        if incident.step + 1 < len(incident.steps):
-            track.incident = replace(incident, step=incident.step + 1, approved_by="")
-            track.attempts = 0
-            track.retry_at = 0.0
-            step = track.incident.current
-            assert step is not None
-            self.move(track, Stage.PLANNED, f"next step: {story.deed(step.change)}")
-            await self.save(track)
+        if track.incident.step + 1 < len(track.incident.steps):
+            await self._deciding.go_on(track)
             return
         await self.escalate(track, why, "exhausted")

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from agent import metrics, story
 from agent.correlate import Symptoms, about, explains, upstream
@@ -21,7 +21,7 @@ from agent.incidents import Datum, Incident, timed
 from agent.mesh import MeshView
 from agent.ports import Diagnosis, Localiser
 from agent.settings import AgentSettings
-from agent.track import Track
+from agent.track import Start, Track
 from agent.treatment import Treatment
 from models.incident import Anomaly, Cause, Signal, Stage
 from models.signals import Series
@@ -45,8 +45,6 @@ MOVING: Final = frozenset({Stage.ACTING, Stage.VERIFYING, Stage.UNDOING})
 
 WAKE_S: Final = 15.0
 """After a restart an unfinished incident waits this long for its symptoms to be seen again."""
-
-Start = Callable[[Track, Coroutine[Any, Any, None]], None]
 
 
 class Triage:
