@@ -15,7 +15,7 @@ has a stable code, so that people can look it up and tools can count it:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -56,6 +56,14 @@ class Finding:
     def __str__(self) -> str:
         """Render as `file:line:column: field: message (hint) [CODE]`."""
         return f"{self.level}: {self.problem} [{self.code}]"
+
+
+def refuse(findings: Iterable[Finding], hint: str) -> None:
+    """Raise InvalidInput with one Problem per error among `findings`; with none, do nothing. `hint` says who lists them."""
+    problems = tuple(finding.problem for finding in findings if finding.level is Level.ERROR)
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise InvalidInput(f"{problems[0]}{more}", hint=hint, problems=problems)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import resources
 
-from models.errors import InvalidInput
-from playbooks.lint import Level, check
+from playbooks.lint import check, refuse
 from playbooks.schema import Playbook
 
 
@@ -21,11 +20,7 @@ def load(texts: Mapping[str, str]) -> tuple[Playbook, ...]:
         InvalidInput: with one Problem per finding; no playbook of any text is to be used then.
     """
     found, findings = check(texts)
-    problems = tuple(finding.problem for finding in findings if finding.level is Level.ERROR)
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        hint = "`fibrin playbook lint` lists everything that is wrong"
-        raise InvalidInput(f"{problems[0]}{more}", hint=hint, problems=problems)
+    refuse(findings, hint="`fibrin playbook lint` lists everything that is wrong")
     return tuple(sorted(found, key=lambda playbook: playbook.name))
 
 

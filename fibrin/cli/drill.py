@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -34,6 +33,7 @@ from simulations.drills.runner import Runner
 from simulations.drills.schema import SHORT, Drill
 from simulations.drills.suite import Wishes, batches, play
 from simulations.drills.verdict import Verdict, standing
+from simulations.stopping import cancel_on_sigterm
 
 STOP_FILE: Final = "stop-drills"
 """A file of this name in the state directory ends a running drill, as the kill switch does."""
@@ -217,10 +217,7 @@ def _on_trial(books: tuple[Path, ...]) -> tuple[Playbook, ...]:
 
 
 async def _stoppable(work: Any) -> Any:
-    """Let SIGTERM do what Ctrl-C does: cancel, which takes everything back."""
-    task = asyncio.current_task()
-    assert task is not None, "it runs in a task"
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    cancel_on_sigterm()
     return await work
 
 

@@ -18,6 +18,7 @@ from models.errors import FibrinError
 from simulations.bench import agent_cost, decisions, footprint, overhead, propagation, simulated
 from simulations.bench.figures import Table
 from simulations.bench.quiet import Ledger
+from simulations.stopping import cancel_on_sigterm
 
 MEASUREMENTS: Mapping[str, Callable[..., Awaitable[Table]]] = {
     "overhead": overhead.measure,
@@ -61,9 +62,7 @@ def main() -> None:
 
 async def _interruptible(name: str, *, quick: bool) -> Table:
     """Measure; SIGTERM ends it in order, as Ctrl-C does: every process stopped, the state directory removed."""
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    cancel_on_sigterm()
     return await MEASUREMENTS[name](quick=quick)
 
 

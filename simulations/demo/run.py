@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import signal
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -27,6 +26,7 @@ from simulations.demo.scenario import Scenario
 from simulations.demo.screen import Screen
 from simulations.demo.story import Display, PlainLines, State, Story
 from simulations.demo.watch import DemoWatch
+from simulations.stopping import cancel_on_sigterm
 
 _FILE_WIDTH = 170  # of the table where there is no terminal to ask
 _HELD_S = 0.2
@@ -41,7 +41,7 @@ async def run_demo(options: DemoOptions) -> int:
     Raises:
         Broken: a process did not start or ended by itself; nothing is left running.
     """
-    _stop_on_sigterm()
+    cancel_on_sigterm()
     machine = options.output == "json"
     console = Console(stderr=machine)
     if not console.is_terminal:
@@ -154,13 +154,6 @@ async def _display(console: Console, state: State, *, plain: bool) -> AsyncItera
     screen = Screen(console, state)
     async with screen.shown():
         yield screen
-
-
-def _stop_on_sigterm() -> None:
-    """Let SIGTERM do what Ctrl-C does: cancel the demo, which stops everything in order."""
-    task = asyncio.current_task()
-    assert task is not None, "run_demo runs in a task"
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
 
 def _certify(target: Path, results: Sequence[Result]) -> None:

@@ -19,7 +19,7 @@ from models.domain import Instance
 from models.errors import InvalidInput, NotFound
 from models.manifest import Document, Path, parse, suggest, validate
 from playbooks import library as playbooks
-from playbooks.lint import Finding, Level
+from playbooks.lint import Finding, Level, refuse
 from playbooks.units import span
 from simulations.drills.injections import place
 from simulations.drills.schema import Drill, Outcome
@@ -134,11 +134,7 @@ def load(texts: Mapping[str, str]) -> tuple[Drill, ...]:
         InvalidInput: with one Problem per error; no drill of any text is to be used then.
     """
     found, findings = check(texts)
-    problems = tuple(finding.problem for finding in findings if finding.level is Level.ERROR)
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        hint = "`fibrin drill validate` lists everything that is wrong"
-        raise InvalidInput(f"{problems[0]}{more}", hint=hint, problems=problems)
+    refuse(findings, hint="`fibrin drill validate` lists everything that is wrong")
     return tuple(sorted(found, key=lambda drill: drill.name))
 
 
