@@ -3,9 +3,11 @@
 The control plane puts stats access loggers into listeners and routers, the proxy puts a sink into the bootstrap, the
 agent decodes what arrives. These three rooms never import each other; what they share stands here.
 
-Each side (`models.signals.Side`) has one counter, `fibrin.<side>.requests`, which tells the facts in `FACTS` of each request, and one
-histogram, `fibrin.<side>.latency`, which tells those in `LATENCY_FACTS`. The facts travel in one tag, joined by `SEPARATOR`: each tag costs
-Envoy a name of its own per request. Envoy renders what it does not know as "" (flags: "-").
+Each side (`models.signals.Side`) has one histogram, `fibrin.<side>.latency`, of the requests that got an answer, which tells the facts in
+`LATENCY_FACTS`, and one counter, `fibrin.<side>.troubled`, of those with a response flag, which tells those in `TROUBLED_FACTS`. A plain
+answer, which is nearly every one, is thus written down once, and counted by its histogram; what is in both is counted by the counter
+(`counts_itself`). Attempts are troubled without an answer and from `TROUBLED_STATUS` on, too: they may have neither end nor flag. The facts travel in one tag, joined by `SEPARATOR`: each tag costs Envoy a name of its own per
+request. Envoy renders what it does not know as "" (flags: "-").
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Final
 
 from models.signals import Side
 
-FLUSH_S: Final = 0.1
+FLUSH_S: Final = 0.15
 """Seconds between two reports of a sidecar. Idle sidecars report too: the heartbeat is in each report."""
 
 EXPORT_METHOD: Final = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
@@ -27,7 +29,8 @@ VERSION_ATTRIBUTE: Final = "service.version"
 ZONE_ATTRIBUTE: Final = "cloud.availability_zone"
 
 STAT_PREFIX: Final[dict[Side, str]] = {side: f"fibrin.{side.value}" for side in Side}
-REQUESTS: Final = "requests"
+TROUBLED: Final = "troubled"
+TROUBLED_STATUS: Final = 400
 LATENCY: Final = "latency"
 
 UPTIME: Final = "server.uptime"
@@ -62,20 +65,19 @@ TAG: Final = "k"
 SEPARATOR: Final = "\x1f"
 """Between the facts in a tag: the unit separator of ASCII, which is in no name."""
 
-FACTS: Final[dict[Side, tuple[Fact, ...]]] = {
+TROUBLED_FACTS: Final[dict[Side, tuple[Fact, ...]]] = {
     Side.CLIENT: (Fact.CLUSTER, Fact.ROUTE, Fact.HOST, Fact.CODE, Fact.FLAGS, Fact.GRPC),
     Side.ATTEMPT: (Fact.CLUSTER, Fact.HOST, Fact.CODE, Fact.FLAGS, Fact.GRPC),
     Side.SERVER: (Fact.PEER, Fact.CODE, Fact.FLAGS, Fact.GRPC),
 }
-"""Told by the request counter, in this order."""
+"""Told by the counter, in this order."""
 
 LATENCY_FACTS: Final[dict[Side, tuple[Fact, ...]]] = {
-    Side.CLIENT: (Fact.ROUTE,),
-    Side.ATTEMPT: (Fact.CLUSTER, Fact.HOST),
-    Side.SERVER: (Fact.PEER,),
+    **TROUBLED_FACTS,
+    Side.CLIENT: (Fact.CLUSTER, Fact.ROUTE, Fact.CODE, Fact.FLAGS, Fact.GRPC),
 }
-"""Told by the latency histogram: little, because a histogram costs 1.2 KB per report and combination. A caller's does not ask
-which version answered (its attempts do), so that the route, which names the service, is enough."""
+"""Told by the latency histogram, in this order: no more than needed, because a histogram costs 1.2 KB per report and combination. A
+caller's does not ask which host answered (its attempts do)."""
 
 CANCELLED: Final = frozenset({"DC", "DR"})
 """Envoy's flags for a caller that went away first: never an error of anybody behind."""
@@ -133,6 +135,11 @@ def peer_service(uri: str) -> str:
 def split_flags(text: str) -> tuple[str, ...]:
     """Return Envoy's response flags (`URX,UT`) one by one; "-" means none."""
     return tuple(flag for flag in text.split(",") if flag and flag != "-")
+
+
+def counts_itself(side: Side, code: int, flags: tuple[str, ...]) -> bool:
+    """Tell whether a request is counted by its latency histogram alone."""
+    return not flags and (side is not Side.ATTEMPT or 0 < code < TROUBLED_STATUS)
 
 
 def is_error(code: int, flags: tuple[str, ...], grpc: int | None) -> bool:

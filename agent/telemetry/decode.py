@@ -26,18 +26,19 @@ from models.telemetry import (
     BREAKER_FAILED_FLAG,
     BREAKER_FLAG,
     CANCELLED,
-    FACTS,
     LATENCY,
     LATENCY_FACTS,
     LIVE,
-    REQUESTS,
     SEPARATOR,
     SERVICE_ATTRIBUTE,
     STAT_PREFIX,
     TAG,
+    TROUBLED,
+    TROUBLED_FACTS,
     UPTIME,
     VERSION_ATTRIBUTE,
     Fact,
+    counts_itself,
     is_error,
     peer_service,
     rule_of,
@@ -52,10 +53,10 @@ Resolve = Callable[[str], Instance | None]
 MAX_TAGS: Final = 8192
 """Remembered tags per sidecar; beyond, the memory starts anew."""
 
-_COUNTERS: Final = {f"{prefix}.{REQUESTS}": side for side, prefix in STAT_PREFIX.items()}
+_COUNTERS: Final = {f"{prefix}.{TROUBLED}": side for side, prefix in STAT_PREFIX.items()}
 _HISTOGRAMS: Final = {f"{prefix}.{LATENCY}": side for side, prefix in STAT_PREFIX.items()}
 _FACTS: Final = {
-    **{name: FACTS[side] for name, side in _COUNTERS.items()},
+    **{name: TROUBLED_FACTS[side] for name, side in _COUNTERS.items()},
     **{name: LATENCY_FACTS[side] for name, side in _HISTOGRAMS.items()},
 }
 _BOUNDS: Final = np.asarray(BOUNDS_US, dtype="<f8").tobytes()
@@ -84,8 +85,8 @@ class Origin:
 class _Meaning:
     """What one tag means. `series` is None for requests that concern no service of the mesh.
 
-    `route` is (cluster, host), `rule` the rule of the route table that the request took ("" if none). `undecided`: an
-    attempt without an answer or flag. `cancelled`: a request whose caller went away before an answer. `lasting` False:
+    `route` is (cluster, host), `rule` the rule of the route table that the request took ("" if none). `itself`: an answer
+    that is counted by its histogram. `undecided`: an attempt without an answer or flag. `cancelled`: a request whose caller went away before an answer. `lasting` False:
     an address was not resolved yet, so look again next time.
     """
 
@@ -95,6 +96,7 @@ class _Meaning:
     error: bool = False
     route: tuple[str, str] = ("", "")
     rule: str = ""
+    itself: bool = False
     undecided: bool = False
     cancelled: bool = False
     lasting: bool = True
@@ -191,13 +193,7 @@ class Decoder:
             if count < 0:
                 raise Malformed("value", f"{self._reporter}: {name} counts {count} requests")
             if count:
-                meaning = self._meaning(name, side, point.attributes)
-                if meaning.series is None:
-                    self.unattributed += count
-                else:
-                    draft.count(meaning.series, meaning, count)
-                    if meaning.rule:
-                        draft.count_rule((meaning.series.callee, meaning.rule), meaning, count)
+                self._count(self._meaning(name, side, point.attributes), count, draft)
 
     def _histogram(self, name: str, side: Side, histogram: Any, draft: _Draft) -> None:
         if histogram.aggregation_temporality != DELTA:
@@ -209,10 +205,20 @@ class Decoder:
             if len(counts) != _COUNTS_SIZE or point.explicit_bounds != _BOUNDS:
                 raise Malformed("grid", f"{self._reporter}: {name} has other latency buckets than this mesh")
             meaning = self._meaning(name, side, point.attributes)
+            if meaning.itself:
+                self._count(meaning, point.count, draft)
             if meaning.series is not None:
                 draft.time(meaning.series, point.count, counts)
                 if meaning.rule:
                     draft.time_rule((meaning.series.callee, meaning.rule), counts)
+
+    def _count(self, meaning: _Meaning, count: int, draft: _Draft) -> None:
+        if meaning.series is None:
+            self.unattributed += count
+            return
+        draft.count(meaning.series, meaning, count)
+        if meaning.rule:
+            draft.count_rule((meaning.series.callee, meaning.rule), meaning, count)
 
     def _meaning(self, name: str, side: Side, attributes: Any) -> _Meaning:
         key = (name, *attributes)
@@ -238,6 +244,7 @@ class Decoder:
         flags = split_flags(facts.get(Fact.FLAGS, ""))
         series, breaker, lasting = self._series(side, facts)
         error = is_error(code, flags, grpc)
+        itself = counts_itself(side, code, flags)
         if breaker:
             flags = (*flags, BREAKER_FLAG, BREAKER_FAILED_FLAG) if error else (*flags, BREAKER_FLAG)
         return _Meaning(
@@ -247,6 +254,7 @@ class Decoder:
             error=error,
             route=(facts.get(Fact.CLUSTER, ""), facts.get(Fact.HOST, "")),
             rule=rule_of(facts.get(Fact.ROUTE, "")) if side is Side.CLIENT else "",
+            itself=itself,
             undecided=side is Side.ATTEMPT and code == 0 and not flags,
             cancelled=side is Side.CLIENT and code == 0 and not CANCELLED.isdisjoint(flags),
             lasting=lasting,

@@ -131,8 +131,13 @@ def _client_manager(name: str, options: MeshOptions) -> Message:
 
 
 def _plain(manager: Message, options: MeshOptions) -> None:
-    """No request ids, no headers of Envoy's own, no waiting for peers that say no goodbye."""
+    """No request ids, no headers of Envoy's own, no waiting for peers that say no goodbye.
+
+    Nor a timer that is set anew with each piece of a stream (it costs 3 % of a sidecar's CPU): a request ends by its route's timeout, a stream
+    without one by its ends, and a dead peer is found by keep-alive.
+    """
     manager.generate_request_id.CopyFrom(boolean(value=False))
+    manager.stream_idle_timeout.CopyFrom(seconds(0))
     manager.server_header_transformation = HttpConnectionManager.ServerHeaderTransformation.Value("PASS_THROUGH")
     manager.drain_timeout.CopyFrom(seconds(options.drain_s))
 

@@ -1,8 +1,9 @@
 # mypy: disable-error-code="attr-defined"
 """Stats access loggers: how a sidecar counts each request without writing it down anywhere.
 
-Envoy's `envoy.access_loggers.stats` adds every finished request to a counter and a histogram whose tag comes from
-access-log commands. What leaves the sidecar is then independent of the request rate.
+Envoy's `envoy.access_loggers.stats` adds every finished request to a histogram or a counter whose tag comes from
+access-log commands. What leaves the sidecar is then independent of the request rate. Each logger that a request passes costs some 3 µs, so that a
+plain answer passes one (`models.telemetry` says which request is in which).
 
 Three places have one: the outbound listener (`client_access_log`: once per request, after retries), its router
 (`attempt_access_log`: once per attempt, with the host that was tried), and the inbound listener (`server_access_log`).
@@ -11,7 +12,9 @@ Measured on Envoy 1.40, and relied on by the receiver:
 
 * a counter or histogram without a sample since the last flush is not sent;
 * `UH` (no healthy host) and direct responses have no host and no attempt; `UO` (overflow) is an attempt without a host;
-* an attempt without a response has code 0 and no end time, so that it is in the counter but in no histogram;
+* an attempt without a response has code 0 and no end time: it can be counted, not timed;
+* an attempt has no end time either when its answer made the router try again, unless that had no body;
+* a request, on either side, that ended without a status or before its answer was complete has a flag;
 * an attempt that ended because the *request* ended (timeout of the route, caller gone) has code 0 and no flag; only the
   request's own entry tells which of the two it was.
 """
@@ -27,7 +30,17 @@ from google.protobuf import wrappers_pb2
 
 from control.xds.protos import packed
 from models.signals import Side
-from models.telemetry import FACTS, LATENCY, LATENCY_FACTS, REQUESTS, SEPARATOR, STAT_PREFIX, TAG, Fact
+from models.telemetry import (
+    LATENCY,
+    LATENCY_FACTS,
+    SEPARATOR,
+    STAT_PREFIX,
+    TAG,
+    TROUBLED,
+    TROUBLED_FACTS,
+    TROUBLED_STATUS,
+    Fact,
+)
 
 AccessLog = Any
 """An `envoy.config.accesslog.v3.AccessLog`; the generated classes have no static types."""
@@ -67,9 +80,9 @@ def server_access_log() -> list[AccessLog]:
 
 
 def _loggers(side: Side) -> list[AccessLog]:
-    """Return a logger that counts every request and one that times those which got an answer."""
+    """Return a logger that times the requests which got an answer, and one that counts those which are troubled."""
     counter = _CONFIG.Counter(
-        stat=_CONFIG.Stat(name=REQUESTS, tags=_tag(FACTS[side])),
+        stat=_CONFIG.Stat(name=TROUBLED, tags=_tag(TROUBLED_FACTS[side])),
         value_fixed=wrappers_pb2.UInt64Value(value=1),
     )
     histogram = _CONFIG.Histogram(
@@ -81,15 +94,24 @@ def _loggers(side: Side) -> list[AccessLog]:
     counting = _CONFIG(stat_prefix=prefix, counters=[counter])
     timing = _CONFIG(stat_prefix=prefix, histograms=[histogram])
     return [
-        accesslog_pb2.AccessLog(name=_EXTENSION, typed_config=packed(counting)),
-        accesslog_pb2.AccessLog(name=_EXTENSION, filter=_answered(), typed_config=packed(timing)),
+        accesslog_pb2.AccessLog(name=_EXTENSION, filter=_status("GE", 1), typed_config=packed(timing)),
+        accesslog_pb2.AccessLog(name=_EXTENSION, filter=_troubled(side), typed_config=packed(counting)),
     ]
 
 
-def _answered() -> Any:
-    """Return a filter that passes requests with a status: without one there is no end to measure to."""
-    threshold = base_pb2.RuntimeUInt32(default_value=1, runtime_key="fibrin.latency.least_status")
-    comparison = accesslog_pb2.ComparisonFilter(op=accesslog_pb2.ComparisonFilter.Op.GE, value=threshold)
+def _troubled(side: Side) -> Any:
+    """Return a filter that passes what `models.telemetry.counts_itself` denies; a status costs a look at the runtime."""
+    any_flag = accesslog_pb2.AccessLogFilter(response_flag_filter=accesslog_pb2.ResponseFlagFilter())
+    if side is not Side.ATTEMPT:
+        return any_flag
+    either = accesslog_pb2.OrFilter(filters=[_status("EQ", 0), _status("GE", TROUBLED_STATUS), any_flag])
+    return accesslog_pb2.AccessLogFilter(or_filter=either)
+
+
+def _status(op: str, value: int) -> Any:
+    """Return a filter that compares the status with `value`; 0 is no answer."""
+    threshold = base_pb2.RuntimeUInt32(default_value=value, runtime_key=f"fibrin.status.{op.lower()}{value}")
+    comparison = accesslog_pb2.ComparisonFilter(op=accesslog_pb2.ComparisonFilter.Op.Value(op), value=threshold)
     status = accesslog_pb2.StatusCodeFilter(comparison=comparison)
     return accesslog_pb2.AccessLogFilter(status_code_filter=status)
 

@@ -19,13 +19,11 @@ from models.signals import BOUNDS_US, BUCKETS, Side
 from models.telemetry import (
     AUTHORIZATION_HEADER,
     EXPORT_METHOD,
-    FACTS,
     FLUSH_S,
     LATENCY,
     LATENCY_FACTS,
     LIVE,
     NODE_HEADER,
-    REQUESTS,
     SEPARATOR,
     SERVICE_ATTRIBUTE,
     STAT_PREFIX,
@@ -145,12 +143,10 @@ def export(k: int, at: float) -> bytes:
         scope.metrics.add(name=name).gauge.data_points.add(as_int=int(at), time_unix_nano=round(at * 1e9))
     counts = np.zeros(BUCKETS, dtype="<i8")
     counts[BUCKETS // 3 : BUCKETS // 3 + 4] = 5
-    counter = scope.metrics.add(name=f"{STAT_PREFIX[Side.CLIENT]}.{REQUESTS}").sum
     histogram = scope.metrics.add(name=f"{STAT_PREFIX[Side.CLIENT]}.{LATENCY}").histogram
-    counter.aggregation_temporality = histogram.aggregation_temporality = DELTA
+    histogram.aggregation_temporality = DELTA
     for callee in range(_PER_REPORTER // 2):
         facts = _facts(f"callee{callee}")
-        counter.data_points.add(as_int=20, attributes=_tag(FACTS[Side.CLIENT], facts))
         histogram.data_points.add(
             count=20,
             bucket_counts=counts.tobytes(),
@@ -165,7 +161,6 @@ def _facts(callee: str) -> dict[Fact, str]:
     return {
         Fact.CLUSTER: callee,
         Fact.ROUTE: route_name(callee, "default"),
-        Fact.HOST: "127.9.9.9:15006",
         Fact.CODE: "200",
         Fact.FLAGS: "-",
         Fact.GRPC: "",

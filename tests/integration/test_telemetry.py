@@ -51,7 +51,12 @@ class App:
     async def answer(self, request: web.Request) -> web.Response:
         self.seen[request.path] += 1
         await asyncio.sleep(float(request.query.get("delay", 0)))
-        if "drop" in request.query:
+        if "half" in request.query:
+            begun = web.StreamResponse(headers={"content-length": "1000"})
+            await begun.prepare(request)
+            await begun.write(b"ok")
+            await asyncio.sleep(0.1)
+        if {"half", "drop"} & request.query.keys():
             assert request.transport is not None
             request.transport.abort()
         status = 503 if self.bad else int(request.query.get("status", 200))
@@ -244,7 +249,7 @@ def bootstrap(directory: Path, outbound: int, inbound: int, apps: tuple[App, App
         "stats_sinks": list(stats_sinks(service="web", version="v1", zone="a", initial_metadata=metadata)),
         "stats_config": stats_config(),
         "stats_flush_interval": f"{FLUSH_S}s",
-        "stats_eviction_interval": "1s",  # far more often than in production, so that a lost count would show
+        "stats_eviction_interval": f"{7 * FLUSH_S:g}s",  # far more often than in production, so that a lost count would show
         "static_resources": {
             "clusters": [
                 cluster("catalog|v1", ports[:1]),
@@ -424,6 +429,24 @@ async def test_dropped_connections_and_grpc_failures_are_errors(mesh: Mesh) -> N
     await until(lambda: mesh.client_side("catalog").requests == 6)
     assert mesh.client_side("catalog").errors == 5
     assert mesh.attempts("catalog-v1-1").errors == 5
+
+
+async def test_answers_that_break_off_are_counted_once_on_every_side(mesh: Mesh) -> None:
+    """The application's answer ends in its middle: a status was sent, no end came, and caller, attempt and server side say so."""
+    for path in ("/v1/?half=1", "/self?half=1"):
+        for _ in range(2):
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await mesh.get(path)
+    await until(lambda: mesh.total(lambda s: s.side is Side.SERVER).requests == 2)
+    await until(lambda: mesh.client_side("web").requests == 2)
+    await until(lambda: mesh.attempts("catalog-v1-1").requests == 2)
+    for found in (
+        mesh.client_side("catalog"),
+        mesh.client_side("web"),
+        mesh.attempts("catalog-v1-1"),
+        mesh.total(lambda s: s.side is Side.SERVER),
+    ):
+        assert (found.requests, found.errors, found.codes) == (2, 2, {200: 2})
 
 
 async def test_the_callees_sidecar_names_its_caller_and_its_load(mesh: Mesh) -> None:

@@ -39,22 +39,24 @@ def test_requests_attempts_and_latencies_find_their_series(export: Any) -> None:
     """The edge has no instance, the attempt has it by the host's address, the pool's version comes from the instance."""
     found = decode(
         export()
-        .requests(
-            Side.CLIENT, 3, cluster="catalog", route="catalog/default", host=V1.endpoint, code="200", flags="-", grpc=""
-        )
-        .requests(
-            Side.CLIENT, 1, cluster="catalog", route="catalog/default", host=V2.endpoint, code="500", flags="-", grpc=""
-        )
-        .requests(Side.ATTEMPT, 4, cluster="catalog", host=V1.endpoint, code="200", flags="-", grpc="")
-        .latency(Side.CLIENT, {5: 3, 9: 1}, route="catalog/default")
-        .latency(Side.ATTEMPT, {5: 2}, cluster="catalog", host=V1.endpoint)
-        .latency(Side.ATTEMPT, {6: 2}, cluster="catalog|v1", host=V1.endpoint)
+        .latency(Side.CLIENT, {5: 3}, cluster="catalog", route="catalog/default", code="200", flags="-")
+        .requests(Side.CLIENT, 1, cluster="catalog", route="catalog/default", code="500", flags="-")
+        .latency(Side.ATTEMPT, {5: 2}, cluster="catalog", host=V1.endpoint, code="200", flags="-")
+        .latency(Side.ATTEMPT, {6: 2}, cluster="catalog|v1", host=V1.endpoint, code="200", flags="-")
         .bytes()
     )
     assert set(found) == {EDGE, ATTEMPT}
     assert (found[EDGE].requests, found[EDGE].errors, found[EDGE].codes) == (4, 1, {200: 3, 500: 1})
-    assert (found[EDGE].latency[5], found[EDGE].latency[9], found[EDGE].latency.sum()) == (3, 1, 4)
+    assert (found[EDGE].latency[5], found[EDGE].latency.sum()) == (3, 4)
     assert (found[ATTEMPT].requests, found[ATTEMPT].latency[5], found[ATTEMPT].latency[6]) == (4, 2, 2)
+
+
+def test_an_answer_with_a_flag_is_timed_and_counted_once(export: Any) -> None:
+    """It is in the histogram and in the counter; the counter counts."""
+    facts = {"cluster": "catalog", "route": "catalog/default", "host": V1.endpoint, "code": "504", "flags": "UT"}
+    found = decode(export().requests(Side.CLIENT, 3, **facts).bytes())
+    assert (found[EDGE].requests, found[EDGE].errors, found[EDGE].codes) == (3, 3, {504: 3})
+    assert (found[EDGE].flags, int(found[EDGE].latency.sum())) == ({"UT": 3}, 3)
 
 
 def test_what_each_rule_of_a_route_table_answered_is_told_apart(export: Any) -> None:
@@ -67,7 +69,6 @@ def test_what_each_rule_of_a_route_table_answered_is_told_apart(export: Any) -> 
         .requests(Side.CLIENT, 7, route="catalog/rest", code="200", **asked)
         .requests(Side.CLIENT, 2, route="catalog/*#breaker", code="503", **asked)
         .requests(Side.ATTEMPT, 4, code="200", **asked)
-        .latency(Side.CLIENT, {5: 4}, route="catalog/pay")
         .bytes()
     )
     rules = Decoder("web-1", HOSTS.get).decode(payload, 1000.0).rules
@@ -75,7 +76,7 @@ def test_what_each_rule_of_a_route_table_answered_is_told_apart(export: Any) -> 
         ("catalog", "pay"): (4, 1),
         ("catalog", "rest"): (7, 0),
     }
-    assert rules["catalog", "pay"].latency[5] == 4
+    assert rules["catalog", "pay"].latency.sum() == 4
 
 
 def test_the_server_side_knows_its_caller_by_certificate(export: Any) -> None:
@@ -180,9 +181,9 @@ def test_an_address_is_resolved_again_until_known_and_after_forget(export: Any) 
     [
         ("heartbeat", lambda e: e(uptime=None).requests(Side.CLIENT, 1, cluster="catalog")),
         ("resource", lambda e: e(service="")),
-        ("temporality", lambda e: e(temporality=2).requests(Side.CLIENT, 1, cluster="catalog")),
+        ("temporality", lambda e: e(temporality=2).requests(Side.CLIENT, 1, cluster="catalog", flags="UF")),
         ("temporality", lambda e: e(temporality=2).latency(Side.CLIENT, {1: 1})),
-        ("value", lambda e: e().requests(Side.CLIENT, -4, cluster="catalog")),
+        ("value", lambda e: e().requests(Side.CLIENT, -4, cluster="catalog", code="0", flags="UF")),
         ("value", lambda e: e().latency(Side.CLIENT, {1: 2}, count=3, route="catalog/default")),
         ("value", lambda e: e().latency(Side.CLIENT, {1: -2, 2: 4}, route="catalog/default")),
         ("grid", lambda e: e().latency(Side.CLIENT, {1: 1}, bounds=b"\0" * 584)),
@@ -231,7 +232,7 @@ def _example(export: Any) -> None:
         .requests(
             Side.CLIENT, 3, cluster="catalog", route="catalog/default", host=V1.endpoint, code="200", flags="-", grpc=""
         )
-        .latency(Side.ATTEMPT, {5: 2}, cluster="catalog", host=V1.endpoint)
+        .requests(Side.ATTEMPT, 2, cluster="catalog", host=V1.endpoint, code="0", flags="UF")
         .bytes()
     )
 

@@ -15,13 +15,13 @@ from google.protobuf.json_format import ParseDict
 from control.xds.telemetry import attempt_access_log, client_access_log, server_access_log
 from models.signals import BOUNDS_US, BUCKETS, Side
 from models.telemetry import (
-    FACTS,
     LATENCY,
     LATENCY_FACTS,
-    REQUESTS,
     SEPARATOR,
     STAT_PREFIX,
     TAG,
+    TROUBLED,
+    TROUBLED_FACTS,
     Fact,
     peer_service,
     route_name,
@@ -59,7 +59,7 @@ def test_each_side_has_one_counter_and_one_histogram(side: Side) -> None:
         assert log.typed_config.Unpack(config)
         for into, stats in ((counters, config.counters), (histograms, config.histograms)):
             into |= {f"{config.stat_prefix}.{s.stat.name}": _told(s.stat) for s in stats}
-    assert counters == {f"{STAT_PREFIX[side]}.{REQUESTS}": FACTS[side]}
+    assert counters == {f"{STAT_PREFIX[side]}.{TROUBLED}": TROUBLED_FACTS[side]}
     assert histograms == {f"{STAT_PREFIX[side]}.{LATENCY}": LATENCY_FACTS[side]}
 
 
