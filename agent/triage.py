@@ -118,8 +118,7 @@ class Triage:
         """Name causes until the pool is empty or nothing more stands out."""
         thinking = [track for track in self._tracks.values() if _thinks(track)]
         if pool and not self._worth_thinking(thinking, now):
-            for track in thinking:
-                track.live_at = now if track.awake else track.live_at
+            self._wait_their_turn(thinking, pool, now)
             return
         pool, later = self._some(pool) if len(thinking) >= CROWD else (pool, [])
         named: dict[str, Track] = {}
