@@ -26,9 +26,10 @@ from agent.api import AgentApi
 from agent.audit import AuditLog, Keeping
 from agent.backend import Agent
 from agent.canaries.api import CanaryRoutes
-from agent.canaries.controller import CanaryController, CanaryTools
+from agent.canaries.controller import CanaryController
 from agent.canaries.tap import Tap
 from agent.canaries.ties import Ties
+from agent.canaries.tools import CanaryTools
 from agent.certificates import certify
 from agent.chronicle import Chronicle
 from agent.decision import Decisions

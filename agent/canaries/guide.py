@@ -17,6 +17,9 @@ from models.signals import Outcomes, Saturation, Series
 ECHO_S = 5.0
 """How long copies may still be answered and told of after they are no longer made, seconds."""
 
+RETRY_S = 1.0
+"""What could not be done about a canary is tried again after so long, seconds."""
+
 OUT = frozenset({Health.UNHEALTHY, Health.LOST})
 
 

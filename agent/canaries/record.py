@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
@@ -94,6 +94,16 @@ class Record:
         if len(name) > LONG:  # an overlay's id has at most 63 characters
             name = f"{name[:LONG]}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
         return f"canary-{name}-g{self.generation}-{what}"
+
+
+def ended(record: Record, state: State, now: float, reason: str) -> Record:
+    """Return the record of a canary that came to its end."""
+    return replace(record, state=state, since=now, reason=reason, paused="", yielded=False)
+
+
+def stepped(record: Record, step: int, now: float, reason: str) -> Record:
+    """Return the record of a canary that takes a step."""
+    return replace(record, state=State.PROGRESSING, step=step, since=now, reason=reason, yielded=False)
 
 
 RECORD: Final = TypeAdapter(Record)

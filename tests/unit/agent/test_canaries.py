@@ -13,11 +13,12 @@ import pytest
 from agent.actuators.memory import MemoryActuator
 from agent.api import AgentApi
 from agent.canaries.api import CanaryRoutes
-from agent.canaries.controller import CanaryController, CanaryTools
+from agent.canaries.controller import CanaryController
 from agent.canaries.deciding import Advance, Around, Promote, RollBack, Stay, decide
 from agent.canaries.record import Command, Record, State
 from agent.canaries.tap import Tap
 from agent.canaries.ties import Ties
+from agent.canaries.tools import CanaryTools
 from agent.chronicle import Chronicle
 from agent.client import AgentClient
 from agent.incidents import Incident
@@ -231,7 +232,7 @@ async def test_a_killed_controller_goes_on_where_it_was(tmp_path: Path, moment: 
             guide = play.controller._guides["catalog"]
             await play.controller._move(guide, Advance(1, "test"), play.clock.now)
             play.mesh.overlays = ()
-            await play.controller._close(guide, play.clock.now)
+            await play.controller._laying.close(guide, play.clock.now)
         step = play.controller._guides["catalog"].record.step
         await play.kill()
         await play.start()
