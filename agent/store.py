@@ -8,11 +8,14 @@ the agent that works on it; the one that takes over adopts it, and what the form
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import structlog
 from sqlalchemy import Connection, Engine, Table, create_engine, delete, event, func, or_, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
@@ -25,6 +28,8 @@ from models.budget import WIDTHS, Slot
 from models.errors import Broken, Conflict, InvalidInput
 from models.incident import TERMINAL
 
+log = structlog.get_logger(__name__)
+
 T = TypeVar("T")
 
 SHARED: Final = ""
@@ -33,8 +38,20 @@ SHARED: Final = ""
 ROWS_AT_ONCE: Final = 1000
 """Rows in one statement: databases bound the number of parameters."""
 
+MOST_AT_ONCE: Final = 100
+"""Works that share one commit: the first of them waits for the last."""
+
 PATIENCE_S: Final = 5
 """How long a connection to PostgreSQL, and a lock in SQLite, is waited for."""
+
+
+@dataclass(slots=True)
+class _Queued:
+    """Work that waits for the database, and what came of it. May be done twice, the first time without effect."""
+
+    work: Callable[[Connection], Any]
+    value: Any = None
+    error: Exception | None = None
 
 
 class Store:
@@ -49,6 +66,7 @@ class Store:
         self._agent = self.agent = agent
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="agent-store")
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="agent-store-reads")
+        self._queue: deque[_Queued] = deque()
         self._engine: Engine | None = None
         self._closed = False
 
@@ -235,15 +253,47 @@ class Store:
         return make_url(self._place).render_as_string(hide_password=True)
 
     async def _with(self, work: Callable[[Connection], T], *, aside: bool = False) -> T:
-        """Do `work` in a transaction; with `aside`, beside the queue of writes (what people ask for does not wait for it)."""
+        """Do `work` in a transaction; with `aside`, beside the queue of writes (what people ask for does not wait for it).
 
-        def run() -> T:
-            if self._engine is None:
-                raise Broken("the agent's database is not open", hint="the agent is stopping or never started")
-            with self._engine.begin() as db:
-                return work(db)
+        Returns once it is on disk. What was queued meanwhile shares one commit.
+        """
+        if aside:
+            return await self._run(lambda: self._alone(work), self._reader)
+        one = _Queued(work)
+        self._queue.append(one)
 
-        return await self._run(run, self._reader if aside else self._thread)
+        def done() -> T:
+            self._drain()
+            if one.error is not None:
+                raise one.error
+            value: T = one.value
+            return value
+
+        return await self._run(done)
+
+    def _alone(self, work: Callable[[Connection], T]) -> T:
+        if self._engine is None:
+            raise Broken("the agent's database is not open", hint="the agent is stopping or never started")
+        with self._engine.begin() as db:
+            return work(db)
+
+    def _drain(self) -> None:
+        """Do what is queued, with one commit (in the writer's thread); where anything fails, each by itself."""
+        batch: list[_Queued] = []
+        while self._queue and len(batch) < MOST_AT_ONCE:
+            batch.append(self._queue.popleft())
+        try:
+            values = self._alone(lambda db: [one.work(db) for one in batch]) if len(batch) > 1 else []
+        except Exception as error:  # noqa: BLE001 - whose it is shows when each is tried by itself
+            log.debug("store.batch_failed", works=len(batch), error=str(error))
+            values = []
+        for one, value in zip(batch, values, strict=False):
+            one.value = value
+        for one in batch[len(values) :]:
+            try:
+                one.value = self._alone(one.work)
+            except Exception as error:  # noqa: BLE001 - the rim of the writer's thread: the one who asked is told
+                one.error = error
 
     async def _run(self, work: Callable[[], T], thread: ThreadPoolExecutor | None = None) -> T:
         if self._closed:

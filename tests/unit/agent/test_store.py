@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
+from sqlalchemy.event import listen
 
 from agent.codec import Event
 from agent.incidents import Incident, moved
@@ -103,6 +104,25 @@ async def test_an_incident_and_its_memory_are_stored_together_or_not_at_all(plac
             await store.put(incident("inc-1"), (broken,), {"ledger": b"[]"})
         assert await store.latest(10) == ()
         assert await store.recall("ledger", shared=True) is None
+
+
+async def test_writes_that_wait_share_a_commit_and_fail_alone(place: Path | str) -> None:
+    """Of thirty written at once all are on disk afterwards, by a few commits; the one that must not be written alone fails."""
+    async with opened(place, "one") as first, opened(place, "two") as second:
+        await first.put(incident("inc-other"))
+        await second.adopt()
+        commits: list[object] = []
+        assert first._engine is not None
+        listen(first._engine, "commit", commits.append)
+        names = [f"inc-{n}" for n in range(30)]
+        put = [first.put(incident(name)) for name in (*names, "inc-other")]
+        found = await asyncio.gather(*put, return_exceptions=True)
+        assert [type(one) for one in found] == [type(None)] * 30 + [Conflict]
+        assert {one.id for one in await first.latest(100)} == {*names, "inc-other"}
+        del commits[:]
+        await asyncio.gather(*(first.put(incident(name, stage=Stage.ACTING)) for name in names))
+        assert 0 < len(commits) <= 5
+        assert {one.stage for one in await first.living()} == {Stage.ACTING}
 
 
 async def test_a_database_of_the_future_is_refused(place: Path | str) -> None:
