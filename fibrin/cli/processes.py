@@ -11,13 +11,14 @@ from typing import IO
 
 import click
 
+from agent import pauses
 from agent.run import run as run_agent
 from agent.settings import AgentSettings
 from control import statedir
 from control.disk import room, unwritable
 from control.plane import ControlSettings
 from control.plane import run as run_control
-from fibrin import pauses, settings
+from fibrin import settings
 from fibrin import up as mesh
 from fibrin.cli.context import Target, pass_target
 from models.errors import Broken, InvalidInput, Unavailable

@@ -56,6 +56,7 @@ class MadeUp:
         self._made: tuple[set[str], dict[Series, Outcomes]] = (set(), {})
         self._made = (set(broken), self._tick())
         self.since = 0.0
+        self._alarms: tuple[tuple[set[str], float], tuple[Anomaly, ...]] = ((set(), 0.0), ())
 
     def take_tick(self, now: float) -> Mapping[Series, Outcomes]:
         """Return one tick of every edge: what callers got, and attempts by instance."""
@@ -79,7 +80,12 @@ class MadeUp:
     @property
     def active(self) -> tuple[Anomaly, ...]:
         """Return the alarms of everything that is broken."""
-        at = self.since
+        now = (set(self.broken), self.since)
+        if self._alarms[0] != now:
+            self._alarms = (now, self._alarmed(self.since))
+        return self._alarms[1]
+
+    def _alarmed(self, at: float) -> tuple[Anomaly, ...]:
         found = []
         for edge in sorted(self._topology.edges):
             if edge.callee in self.broken:
@@ -251,6 +257,17 @@ def shop(services: int, per_version: Sequence[int] = (3, 1)) -> Topology:
     edges = frozenset(Edge("front", f"svc{number}") for number in range(services))
     weights = {f"svc{number}": {"v1": 0.75, "v2": 0.25} for number in range(services)}
     return Topology(tuple(instances), edges, weights=weights)
+
+
+def with_stores(topology: Topology) -> Topology:
+    """Return the shop with a store behind each service, of one instance."""
+    services = sorted({instance.service for instance in topology.instances} - {"front"})
+    stores = [
+        Instance(f"store-{name}-1", f"store-{name}", "v1", "z1", f"127.{200 + n // 250}.{n % 250}.1", 15006)
+        for n, name in enumerate(services)
+    ]
+    edges = topology.edges | {Edge(name, f"store-{name}") for name in services}
+    return Topology((*topology.instances, *stores), edges, weights=topology.weights)
 
 
 def _outcomes(requests: int, errors: int) -> Outcomes:

@@ -2,7 +2,7 @@
 
 import gc
 
-from fibrin import pauses
+from agent import pauses
 
 
 def test_collections_become_rare() -> None:
