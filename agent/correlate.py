@@ -22,7 +22,25 @@ class Symptoms:
         for anomaly in self.all:
             self._by_service.setdefault(about(anomaly, topology), []).append(anomaly)
         loud = {Signal.ERRORS, Signal.LATENCY}
+        self._reached: set[str] | None = None
         self._suffering = {name for name, found in self._by_service.items() if any(a.signal in loud for a in found)}
+
+    def like(self, anomaly: Anomaly) -> Anomaly | None:
+        """Return the anomaly of the same series and signal, None when it is over."""
+        for found in self._by_service.get(about(anomaly, self._topology), ()):
+            if found.signal is anomaly.signal and found.series == anomaly.series:
+                return found
+        return None
+
+    def may_follow(self, cause: Cause) -> bool:
+        """Tell at little cost whether `cause` is anywhere near an anomaly: the same as whether `near` gives any."""
+        if cause.kind is CauseKind.GLOBAL or not cause.service:
+            return bool(self.all)
+        if self._reached is None:
+            self._reached = set(self._by_service)
+            for service in self._by_service:
+                self._reached |= downstream(self._topology, service) | upstream(self._topology, service)
+        return cause.service in self._reached
 
     def near(self, cause: Cause) -> Iterable[Anomaly]:
         """Return the anomalies that `cause` could explain at all: of its service, of its callers, of what it calls."""

@@ -15,6 +15,11 @@ from agent.track import Track
 from models.incident import Stage
 from playbooks.schema import Mode
 
+OBSERVE_ONLY: Final = "observe-only"
+SHADOW: Final = "shadow"
+APPROVE: Final = "approve"
+"""Keys under which a person is told why nothing is done."""
+
 LIVE_S: Final = 0.5
 """Symptoms seen within this time count as seen now, seconds."""
 
@@ -82,20 +87,32 @@ class Deciding:
         """Go to the plan's next step (there is one), which a person approves anew where asked."""
         track.incident = replace(track.incident, step=track.incident.step + 1, approved_by="")
         track.attempts, track.retry_at = 0, 0.0
+        track.paged -= {APPROVE, f"page {APPROVE}"}
         self._scribe.move(track, Stage.PLANNED, f"next step: {deed(track.incident)}")
         await self._scribe.save(track)
+
+    def asked(self, track: Track) -> bool:
+        """Tell whether the planned step waits for nothing but a person, who has been told; `may` would say no again."""
+        incident = track.incident
+        if incident.stage is not Stage.PLANNED or not incident.waiting:
+            return False
+        if self._t.settings.observe_only:
+            return OBSERVE_ONLY in track.paged
+        if incident.mode == Mode.SHADOW:
+            return SHADOW in track.paged
+        return incident.mode == Mode.APPROVE and not incident.approved_by and f"page {APPROVE}" in track.paged
 
     async def may(self, track: Track, block: Block | None) -> bool:
         """Tell whether the planned step may be taken now; if not, say why, once."""
         settings, incident = self._t.settings, track.incident
         if settings.observe_only:
-            await self._scribe.wait(track, "observe-only", "the agent only observes: nothing is done", page=False)
+            await self._scribe.wait(track, OBSERVE_ONLY, "the agent only observes: nothing is done", page=False)
             return False
         if incident.mode == Mode.SHADOW:
-            await self._scribe.wait(track, "shadow", f"shadow: would {deed(incident)}", page=False)
+            await self._scribe.wait(track, SHADOW, f"shadow: would {deed(incident)}", page=False)
             return False
         if incident.mode == Mode.APPROVE and not incident.approved_by:
-            await self._scribe.wait(track, "approve", f"waits for approval to {deed(incident)}", page=True)
+            await self._scribe.wait(track, APPROVE, f"waits for approval to {deed(incident)}", page=True)
             return False
         if block is None:
             return await self._held_down(track)

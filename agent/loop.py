@@ -29,7 +29,7 @@ from agent.scribe import Gate, Tools
 from agent.senses import Senses
 from agent.track import Track
 from agent.treatment import Treatment
-from agent.triage import WAKE_S, Triage
+from agent.triage import Triage
 from models.incident import TERMINAL, Anomaly, Cause, Signal, Stage
 from models.signals import Outcomes, Series
 
@@ -42,6 +42,9 @@ SILENT_S: Final = 5.0
 
 REQUESTED: Final = frozenset({Signal.ERRORS, Signal.LATENCY})
 """Signals that only requests can show."""
+
+MOST_CONSIDERED: Final = 50
+"""Incidents that are planned for, or asked about their interlocks, in one tick."""
 
 WITNESS_S: Final = 3.0
 MAX_FAILURES: Final = 3
@@ -57,6 +60,7 @@ class HealingLoop:
         self._tracks: dict[str, Track] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._failures: dict[str, int] = {}
+        self._due: list[Track] = []
         self._anomalies: tuple[Anomaly, ...] = ()
         self._symptoms = Symptoms()
         self._led_with: int | None = None
@@ -183,6 +187,7 @@ class HealingLoop:
             self._triage.sort(self._symptoms, now)
             for track in list(self._tracks.values()):
                 self._forward(track, outcomes, now)
+            self._consider(now)
             self._caretaker.keep(now)
             metrics.OPEN.set(sum(track.incident.is_open for track in self._tracks.values()))
 
@@ -237,6 +242,14 @@ class HealingLoop:
             case Stage.RESOLVED | Stage.ESCALATED | Stage.OBSERVED:
                 self._closed(track, now)
 
+    def _consider(self, now: float) -> None:
+        """Plan and act where it is due: of very many some in each tick, those first who waited longest."""
+        chosen, self._due = sorted(self._due, key=lambda track: track.considered_at)[:MOST_CONSIDERED], []
+        for track in chosen:
+            track.considered_at = now
+            around = self._circumstances(track, now)
+            self._start(track, self.treatment.treat(track, around, self._gate(track)))
+
     def _obeys(self, track: Track) -> bool:
         """Carry out what a person ordered about an incident; False when nobody did."""
         incident = track.incident
@@ -247,17 +260,10 @@ class HealingLoop:
         return bool(incident.aborted or (incident.paused and incident.is_open))
 
     def _treat(self, track: Track, now: float) -> None:
-        settings = self._t.settings
-        planned = track.incident.stage is Stage.PLANNED
-        if not track.awake:
-            if planned and now - track.live_at >= WAKE_S:
-                self._start(track, self.treatment.observe(track, "not seen again after the agent's restart"))
+        if track.incident.stage is Stage.PLANNED and self._triage.passes(track, now):
             return
-        if planned and now - track.live_at >= settings.gone_s:
-            self._start(track, self.treatment.observe(track, "gone by itself: the signal is back without an action"))
-            return
-        around = self._circumstances(track, now)
-        self._start(track, self.treatment.treat(track, around, self._gate(track)))
+        if track.awake and not self.treatment.asked(track):
+            self._due.append(track)
 
     def _withdraw(self, track: Track, why: str) -> None:
         self._start(track, self.treatment.withdraw(track, why))
@@ -333,7 +339,7 @@ class HealingLoop:
 
     def _watch_users(self, track: Track, outcomes: Mapping[Series, Outcomes], now: float) -> None:
         cause = track.incident.cause
-        if cause is None or track.incident.stage not in {Stage.PLANNED, Stage.ACTING, Stage.VERIFYING}:
+        if cause is None or track.incident.stage not in {Stage.ACTING, Stage.VERIFYING}:
             return
         normal = [a.expected for a in track.incident.anomalies if a.signal is cause.signal]
         if verification.looks_bad(cause, outcomes, min(normal, default=0.0)):

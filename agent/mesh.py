@@ -24,6 +24,7 @@ class MeshView:
         self._declared = Topology()
         self._seen: set[Edge] = set()
         self._merged = Topology()
+        self._services: frozenset[str] = frozenset()
         self._by_endpoint: dict[str, Instance] = {}
         self._changes: deque[ChangeEvent] = deque(maxlen=2000)
         self.overlays: tuple[Overlay, ...] = ()
@@ -40,11 +41,12 @@ class MeshView:
     @property
     def services(self) -> frozenset[str]:
         """Return the names of all registered services."""
-        return frozenset(instance.service for instance in self._declared.instances)
+        return self._services
 
     def set_topology(self, topology: Topology) -> None:
         """Take a new topology from the control plane."""
         self._declared = topology
+        self._services = frozenset(instance.service for instance in topology.instances)
         self.known = True
         self._merge()
 

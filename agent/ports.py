@@ -83,13 +83,15 @@ class Detector(Protocol):
         ...
 
 
+Since = Callable[[float, frozenset[str]], Mapping[Series, Outcomes]]
+"""Gives the outcomes of requests to some services that arrived from a time (Unix s) on, per reported series."""
+
+
 class Localiser(Protocol):
     """Names causes, best first."""
 
-    def __call__(
-        self, anomalies: tuple[Anomaly, ...], since: Callable[[float], Mapping[Series, Outcomes]], now: float
-    ) -> Diagnosis:
-        """Return the suspects behind `anomalies`; `since(t)` gives all outcomes that arrived from `t` on."""
+    def __call__(self, anomalies: tuple[Anomaly, ...], since: Since, now: float) -> Diagnosis:
+        """Return the suspects behind `anomalies`; it asks `since` for what it looks at."""
         ...
 
 

@@ -19,6 +19,7 @@ from agent.audit import Record, find
 from agent.audit.chain import plain
 from agent.audit.reading import newest_first
 from agent.audit.redaction import MARK
+from agent.claims import presentable, remaining
 from agent.codec import CAUSE
 from agent.decision import (
     ANOMALIES,
@@ -34,7 +35,6 @@ from agent.decision import (
 from agent.planner import PlaybookPlanner
 from agent.ports import Circumstances
 from agent.sources import Sources
-from agent.triage import presentable, remaining
 from models.detect import Baseline
 from models.domain import Topology
 from models.errors import Broken, InvalidInput, NotFound

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final
 
+from agent.history import History
 from agent.mesh import MeshView
-from agent.ports import Detector, Diagnosis
+from agent.ports import Detector, Diagnosis, Since
 from models.detect import Baseline
 from models.incident import Anomaly, Signal
 from models.localise import Evidence, localise
+from models.localise.neighbourhood import neighbourhood
 from models.signals import Outcomes, Series
 from models.telemetry import FLUSH_S
 
@@ -30,21 +33,34 @@ class MeshLocaliser:
         self._detector = detector
         self._mesh = mesh
 
-    def __call__(
-        self, anomalies: tuple[Anomaly, ...], since: Callable[[float], Mapping[Series, Outcomes]], now: float
-    ) -> Diagnosis:
+    def __call__(self, anomalies: tuple[Anomaly, ...], since: Since, now: float) -> Diagnosis:
         """Return the suspects behind `anomalies`, best first, with all that was looked at."""
         onset = max(min(a.onset for a in anomalies), now - LOOK_BACK_S)
         start = onset + MIXED_S if now - onset > 1.5 * MIXED_S else onset
         evidence = Evidence(
             anomalies=anomalies,
-            since_onset=since(start + EPSILON_S),
+            since_onset={},
             baselines=Remembering(self._detector.baseline),
             topology=self._mesh.topology,
             changes=self._mesh.changes(now),
             now=now,
         )
+        near = neighbourhood(evidence)  # nothing else is looked at, so nothing else is added up
+        evidence = replace(evidence, since_onset=since(start + EPSILON_S, near))
         return Diagnosis(localise(evidence), evidence)
+
+
+def outcomes_of(history: History) -> Since:
+    """Return what adds up a history's requests to some services; the cost follows them, not the mesh."""
+
+    def total(series: Series, start: float) -> Outcomes:
+        return history.total(start, lambda _: True, of=lambda: (series,))
+
+    def since(start: float, services: frozenset[str]) -> Mapping[Series, Outcomes]:
+        found = {series: total(series, start) for series in history.towards(services)}
+        return {series: outcomes for series, outcomes in found.items() if outcomes.requests}
+
+    return since
 
 
 class Remembering:

@@ -11,9 +11,9 @@ from agent.incidents import Incident
 from models.localise import Evidence
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Track:
-    """One living incident. All times Unix seconds, 0 when it has not happened.
+    """One living incident, equal to itself only. All times Unix seconds, 0 when it has not happened.
 
     `live_at`: when one of its anomalies was last active. `awake`: its anomalies have been seen by this process (an
     incident read back after a restart is not acted on before). `busy`: a task works on it. `bad_at`: when users last
@@ -21,7 +21,7 @@ class Track:
     told. `doubt_until`: while set, the cause is to be named anew before anything is planned. `late_s`: how late telemetry came at
     most since the step was taken. `harm_at`: when its neighbours were last looked at. `muted_until`: while set, symptoms of its cause are its
     own (its breaker is half-open). `evidence`: what its causes were named from. `renewed_at`: last proof that its
-    overlay lives. `unsaved`: timeline lines not yet stored.
+    overlay lives. `considered_at`: when it was last planned for, or asked about its interlocks. `unsaved`: timeline lines not yet stored.
     """
 
     incident: Incident
@@ -40,6 +40,7 @@ class Track:
     recover: bool = False
     unmuted: bool = False
     harm_at: float = 0.0
+    considered_at: float = 0.0
     muted_until: float = 0.0
     evidence: Evidence | None = None
     unsaved: list[Event] = field(default_factory=list)

@@ -60,6 +60,10 @@ class Treatment(Scribe):
                     pass
             return
 
+    def asked(self, track: Track) -> bool:
+        """Tell whether all that is left to do about a planned step is a person's, who has been told."""
+        return self._deciding.asked(track)
+
     async def resolve(self, track: Track, judgement: Judgement) -> None:
         """The signal is back: keep the overlay, close the incident."""
         now = self._t.clock()

@@ -7,7 +7,6 @@ empty, and each is matched to an incident that is still being thought about, or 
 
 from __future__ import annotations
 
-import math
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -15,21 +14,22 @@ from dataclasses import replace
 from typing import Final
 
 from agent import metrics, story
+from agent.claims import asks, joined, presentable, remaining, thinks, without
 from agent.correlate import Symptoms, about, explains, upstream
 from agent.history import History
 from agent.incidents import Datum, Incident, timed
 from agent.mesh import MeshView
 from agent.ports import Diagnosis, Localiser
 from agent.settings import AgentSettings
+from agent.thinking import outcomes_of
 from agent.track import Start, Track
 from agent.treatment import Treatment
 from models.incident import Anomaly, Cause, Signal, Stage
 from models.signals import Series
-from playbooks.schema import Mode
 
 MAX_CAUSES_PER_TICK: Final = 4
 CROWD: Final = 50
-MAX_POOL: Final = 400
+MAX_POOL: Final = 60
 """With so many undecided incidents this is the most anomalies thought about at once, lest a tick take seconds. However many symptoms
 a few incidents have are always seen together: their cause may lie in any of them."""
 
@@ -42,6 +42,9 @@ PONDER_S: Final = 0.5
 
 MOVING: Final = frozenset({Stage.ACTING, Stage.VERIFYING, Stage.UNDOING})
 """While load moves, everything at the cause's own service counts as its echo."""
+
+MOST_ENDS: Final = 20
+"""Incidents that end by themselves in one tick; each is told, stored and recorded."""
 
 WAKE_S: Final = 15.0
 """After a restart an unfinished incident waits this long for its symptoms to be seen again."""
@@ -65,22 +68,24 @@ class Triage:
         self._settings = settings
         self._tracks = tracks
         self._mesh = mesh
-        self._history = history
+        self._since = outcomes_of(history)
         self._localise = localise
         self._treatment = treatment
         self._start = start
         self._withdraw = withdraw
         self._thought_at = 0.0
         self._turn = 0
+        self._ends = 0
 
     def sort(self, symptoms: Symptoms, now: float) -> None:
         """Give every anomaly its incident (one turn of the loop)."""
+        self._ends = 0
         self._name(self._unclaimed(symptoms, now), now)
 
     def absorbs(self, track: Track, now: float) -> bool:
         """Tell whether symptoms of this incident belong to it without thinking again."""
         incident, settings = track.incident, self._settings
-        if _thinks(track):
+        if thinks(track):
             return False
         if incident.is_open or track.muted_until:
             return True
@@ -100,27 +105,27 @@ class Triage:
         return explains(incident.cause, anomaly, topology, strict=strict)
 
     def _unclaimed(self, symptoms: Symptoms, now: float) -> list[Anomaly]:
-        known = {(a.series, a.signal): a for a in symptoms.all}
-        claimed: set[tuple[Series, Signal]] = set()
+        claimed: set[int] = set()
         for track in self._tracks.values():
             if not self.absorbs(track, now):
                 continue
             cause = track.incident.cause
-            seen = [known[key] for a in track.incident.anomalies if (key := (a.series, a.signal)) in known]
-            mine = seen + [a for a in symptoms.near(cause) if self._owns(track, a)] if cause else seen
+            mine = [found for a in track.incident.anomalies if (found := symptoms.like(a)) is not None]
+            if cause is not None:
+                mine += [a for a in symptoms.near(cause) if self._owns(track, a)]
             if mine:
                 track.live_at, track.awake = now, True
-                track.incident = _joined(track.incident, mine)
-                claimed |= {(a.series, a.signal) for a in mine}
-        return [a for a in symptoms.all if (a.series, a.signal) not in claimed]
+                track.incident = joined(track.incident, mine)
+                claimed |= {id(a) for a in mine}
+        return [a for a in symptoms.all if id(a) not in claimed]
 
     def _name(self, pool: list[Anomaly], now: float) -> None:
         """Name causes until the pool is empty or nothing more stands out."""
-        thinking = [track for track in self._tracks.values() if _thinks(track)]
+        thinking = [track for track in self._tracks.values() if thinks(track)]
         if pool and not self._worth_thinking(thinking, now):
             self._wait_their_turn(thinking, pool, now)
             return
-        pool, later = self._some(pool) if len(thinking) >= CROWD else (pool, [])
+        pool, later = self._some(pool, thinking) if len(thinking) >= CROWD else (pool, [])
         named: dict[str, Track] = {}
         split = ""
         for _ in range(MAX_CAUSES_PER_TICK):
@@ -135,35 +140,67 @@ class Triage:
                     break
                 pool = rest
                 continue
-            track = self._fitting(thinking, best) or self._open(pool, now, split_from=split)
-            if track in thinking:
-                thinking.remove(track)
-            track.live_at, track.awake = now, True
+            track = None if best is None else self._fitting(thinking, best, pool)
             if best is None or not self._decided(track, best, now):
-                track.incident = _joined(track.incident, pool)
+                rest = self._as_before(thinking, pool, now)
+                if len(rest) < len(pool):
+                    pool = rest
+                    continue
+                track = self._holding(thinking, pool) or track or self._open(pool, now, split_from=split)
+                _taken(thinking, track, now)
+                track.incident = joined(track.incident, pool)
                 self._undecided(track, causes, now)
                 break
+            track = track or self._open(pool, now, split_from=split)
+            _taken(thinking, track, now)
             named[best.key] = track
             split = track.incident.id
             pool = self._correlate(track, diagnosis, best, pool, now)
-        self._wait_their_turn(thinking, [*later, *(pool if len(named) >= MAX_CAUSES_PER_TICK else ())], now)
+        else:
+            later = [*later, *pool]
+        self._wait_their_turn(thinking, later, now)
         for track in thinking:
-            self._forgotten(track, now)
+            if not track.busy:
+                self.passes(track, now)
 
-    def _some(self, pool: list[Anomaly]) -> tuple[list[Anomaly], list[Anomaly]]:
-        """Return what to think about in this tick, and what later, when very many incidents wait: a part, in turns."""
+    def _as_before(self, thinking: list[Track], pool: list[Anomaly], now: float) -> list[Anomaly]:
+        """Nothing stands out of the whole: incidents keep what their own causes explain; return what is left to be named.
+
+        Independent faults share the odds, and a plan that waits for a person would hide every fault after it.
+        """
+        near = Symptoms(pool, self._mesh.topology)
+        kept: set[int] = set()
+        for track in list(thinking):
+            cause = track.incident.cause
+            if cause is None or not near.may_follow(cause) or track.doubt_until or cause.key in track.incident.refuted:
+                continue
+            mine = [a for a in near.near(cause) if explains(cause, a, self._mesh.topology)]
+            if mine:
+                _taken(thinking, track, now)
+                track.incident = joined(track.incident, mine)
+                kept |= {id(a) for a in mine}
+        return [a for a in pool if id(a) not in kept]
+
+    def _some(self, pool: list[Anomaly], thinking: list[Track]) -> tuple[list[Anomaly], list[Anomaly]]:
+        """Return what to think about in this tick, and what later, when very many incidents wait: a part, in turns.
+
+        What belongs to none of them comes first: a new fault does not wait behind a thousand known ones.
+        """
         if len(pool) <= MAX_POOL:
             return pool, []
-        ordered = sorted(pool, key=lambda a: (about(a, self._mesh.topology), a.series, a.signal))
-        self._turn = (self._turn + MAX_POOL) % len(ordered)
-        ordered = ordered[self._turn :] + ordered[: self._turn]
-        return ordered[:MAX_POOL], ordered[MAX_POOL:]
+        known = _keys(a for track in thinking for a in track.incident.anomalies)
+        new = [a for a in pool if (a.series, a.signal) not in known][:MAX_POOL]
+        old = sorted(without(pool, new), key=lambda a: (about(a, self._mesh.topology), a.series, a.signal))
+        room = MAX_POOL - len(new)
+        self._turn = (self._turn + room) % len(old)
+        old = old[self._turn :] + old[: self._turn]
+        return [*new, *old[:room]], old[room:]
 
     def _wait_their_turn(self, thinking: list[Track], later: list[Anomaly], now: float) -> None:
         """Keep alive whose symptoms were left for a later tick: that is no sign that they are over."""
-        still = {(a.series, a.signal) for a in later}
+        still = _keys(later)
         for track in thinking:
-            if track.awake and any((a.series, a.signal) in still for a in track.incident.anomalies):
+            if any((a.series, a.signal) in still for a in track.incident.anomalies):
                 track.live_at = now
 
     def _worth_thinking(self, thinking: list[Track], now: float) -> bool:
@@ -186,22 +223,30 @@ class Triage:
         """Let a committed incident take further symptoms of its cause; return what is left."""
         mine = [a for a in pool if explains(cause, a, self._mesh.topology, strict=False)]
         track.live_at, track.awake = now, True
-        track.incident = _joined(track.incident, mine)
-        return [a for a in pool if a not in mine]
+        track.incident = joined(track.incident, mine)
+        return without(pool, mine)
 
-    def _fitting(self, thinking: list[Track], best: Cause | None) -> Track | None:
+    def _fitting(self, thinking: list[Track], best: Cause, pool: list[Anomaly]) -> Track | None:
         """Return the incident under consideration that this cause is about, None when there is none."""
-        if not thinking:
-            return None
-        if best is None:
-            return thinking[0]
         same = [t for t in thinking if t.incident.cause is not None and t.incident.cause.key == best.key]
         topology = self._mesh.topology
+        mine = _keys([a for a in pool if explains(best, a, topology)] or pool)
 
         def overlap(track: Track) -> int:
-            return sum(explains(best, a, topology) for a in track.incident.anomalies)
+            return sum((a.series, a.signal) in mine or explains(best, a, topology) for a in track.incident.anomalies)
 
-        return same[0] if same else max(thinking, key=overlap)
+        found = same[0] if same else max(thinking, key=overlap, default=None)
+        return found if same or (found is not None and overlap(found)) else None
+
+    def _holding(self, thinking: list[Track], pool: list[Anomaly]) -> Track | None:
+        """Return the incident under consideration that has most of these symptoms, None when none has any."""
+        mine = _keys(pool)
+
+        def shared(track: Track) -> int:
+            return sum((a.series, a.signal) in mine for a in track.incident.anomalies)
+
+        found = max(thinking, key=shared, default=None)
+        return found if found is not None and shared(found) else None
 
     def _open(self, anomalies: list[Anomaly], now: float, *, split_from: str = "") -> Track:
         """Open an incident; `split_from` is the one whose cause did not explain these anomalies ("" when none did)."""
@@ -226,15 +271,16 @@ class Triage:
         return track
 
     def _causes(self, anomalies: tuple[Anomaly, ...], now: float, refuted: Collection[str]) -> Diagnosis:
-        found = self._localise(anomalies, self._history.since, now)
+        found = self._localise(anomalies, self._since, now)
         return replace(found, causes=remaining(presentable(found.causes), refuted))
 
-    def _decided(self, track: Track, best: Cause, now: float) -> bool:
-        """Tell whether the best cause is good enough to go on with."""
+    def _decided(self, track: Track | None, best: Cause, now: float) -> bool:
+        """Tell whether the best cause is good enough to go on with (`track`: the incident it fits, None: none yet)."""
         settings = self._settings
         if best.probability >= settings.confident:
             return True
-        return now - track.incident.opened_at >= settings.settle_s and best.probability >= settings.plausible
+        waited = now - track.incident.opened_at if track is not None else 0.0
+        return waited >= settings.settle_s and best.probability >= settings.plausible
 
     def _undecided(self, track: Track, causes: tuple[Cause, ...], now: float) -> None:
         late = now - track.incident.opened_at >= self._settings.undecided_s
@@ -251,12 +297,12 @@ class Triage:
         before = track.incident.cause
         other = before is not None and before.key != best.key
         due = now - track.told_at >= SECOND_THOUGHTS_S
-        if other and _asks(track.incident) and not (due or now - track.incident.opened_at <= URGENT_S):
-            track.incident = _joined(track.incident, mine)  # a person reads the plan: no to and fro
-            return [a for a in pool if a not in mine]
+        if other and asks(track.incident) and not (due or now - track.incident.opened_at <= URGENT_S):
+            track.incident = joined(track.incident, mine)  # a person reads the plan: no to and fro
+            return without(pool, mine)
         due, track.doubt_until = due or bool(track.doubt_until), 0.0
         track.evidence = diagnosis.evidence
-        track.incident = _joined(replace(track.incident, causes=diagnosis.causes, anomalies=()), mine)
+        track.incident = joined(replace(track.incident, causes=diagnosis.causes, anomalies=()), mine)
         data: dict[str, Datum] = {
             "cause": str(best.kind),
             "service": best.service,
@@ -270,7 +316,7 @@ class Triage:
             metrics.CAUSES.labels(str(best.kind)).inc()
             self._treatment.move(track, Stage.CORRELATED, f"cause: {story.suspicion(best)}", **data)
             track.told_at = now
-        elif other and _asks(track.incident):  # the plan that waits is about another cause: plan anew
+        elif other and asks(track.incident):  # the plan that waits is about another cause: plan anew
             track.incident = replace(track.incident, playbook="", mode="", steps=(), step=-1)
             track.paged -= {"approve", "page approve", "shadow"}
             self._treatment.move(track, Stage.CORRELATED, f"cause, seen better now: {story.suspicion(best)}", **data)
@@ -281,7 +327,7 @@ class Triage:
         self._supersede(track, best)
         for rival in list(self._tracks.values()):
             self.merge_into(rival, track)
-        return [a for a in pool if a not in mine]
+        return without(pool, mine)
 
     def merge_into(self, track: Track, older: Track) -> None:
         """Let `older` take over an incident about the same cause that has not acted yet."""
@@ -290,7 +336,7 @@ class Triage:
             return
         if mine.cause.key != its.cause.key or mine.opened_at < its.opened_at or mine.stage in MOVING:
             return
-        older.incident = replace(_joined(its, mine.anomalies), merged=(*its.merged, mine.id))
+        older.incident = replace(joined(its, mine.anomalies), merged=(*its.merged, mine.id))
         older.live_at, older.awake = max(older.live_at, track.live_at), older.awake or track.awake
         self._treatment.note(older, f"{mine.id} is about the same cause: merged into this incident", merged=mine.id)
         track.incident = replace(mine, merged_into=its.id)
@@ -315,55 +361,26 @@ class Triage:
                 case _:
                     pass
 
-    def _forgotten(self, track: Track, now: float) -> None:
-        """Close an incident that nothing speaks for any more."""
-        if track.busy:
-            return
+    def passes(self, track: Track, now: float) -> bool:
+        """Close an incident that nothing speaks for any more, a few at each tick; tell whether it is over."""
         if not track.awake:
-            if now - track.live_at >= WAKE_S:
-                self._start(track, self._treatment.observe(track, "not seen again after the agent's restart"))
-        elif now - track.live_at >= self._settings.gone_s:
-            self._start(track, self._treatment.observe(track, "gone by itself: the signal is back without an action"))
+            over, why = now - track.live_at >= WAKE_S, "not seen again after the agent's restart"
+        else:
+            over = now - track.live_at >= self._settings.gone_s
+            why = "gone by itself: the signal is back without an action"
+        if over and self._ends < MOST_ENDS:
+            self._ends += 1
+            self._start(track, self._treatment.observe(track, why))
+        return over
 
 
-def presentable(causes: tuple[Cause, ...]) -> tuple[Cause, ...]:
-    """Return causes without the figures that JSON cannot say."""
-    return tuple(replace(c, numbers={k: v for k, v in c.numbers.items() if math.isfinite(v)}) for c in causes)
+def _taken(thinking: list[Track], track: Track, now: float) -> None:
+    """Its symptoms are there: the incident lives, and has had its turn."""
+    if track in thinking:
+        thinking.remove(track)
+    track.live_at, track.awake = now, True
 
 
-def remaining(causes: tuple[Cause, ...], refuted: Collection[str]) -> tuple[Cause, ...]:
-    """Return the causes that treatment has not refuted; the probability of those it has goes to the others."""
-    left = [cause for cause in causes if cause.key not in refuted]
-    total = math.fsum(cause.probability for cause in causes)
-    share = math.fsum(cause.probability for cause in left)
-    if len(left) == len(causes) or share <= 0.0:
-        return tuple(left)
-    return tuple(replace(cause, probability=cause.probability * total / share) for cause in left)
-
-
-def _thinks(track: Track) -> bool:
-    """Tell whether the incident's cause is still open to discussion: until something is done about it."""
-    open_to = track.incident.stage in {Stage.DETECTED, Stage.CORRELATED} or _asks(track.incident)
-    return open_to and not track.busy and not track.recover
-
-
-def _asks(incident: Incident) -> bool:
-    """Tell whether a plan waits for a person (or only watches), with nothing done so far."""
-    waits = incident.stage is Stage.PLANNED and incident.mode in {Mode.SHADOW, Mode.APPROVE}
-    return waits and not any(step.acted_at for step in incident.steps)
-
-
-def _joined(incident: Incident, anomalies: Iterable[Anomaly]) -> Incident:
-    """Add anomalies, the strongest numbers of each winning."""
-    known = {(a.series, a.signal): a for a in incident.anomalies}
-    for found in anomalies:
-        anomaly = replace(found, observed=_finite(found.observed), expected=_finite(found.expected))
-        before = known.get((anomaly.series, anomaly.signal))
-        if before is None or anomaly.score >= before.score:
-            known[(anomaly.series, anomaly.signal)] = anomaly
-    return replace(incident, anomalies=tuple(known.values()))
-
-
-def _finite(value: float) -> float:
-    """Return the value, or 0 for what JSON cannot say (a percentile of nothing)."""
-    return value if math.isfinite(value) else 0.0
+def _keys(anomalies: Iterable[Anomaly]) -> set[tuple[Series, Signal]]:
+    """Return what tells anomalies apart."""
+    return {(a.series, a.signal) for a in anomalies}

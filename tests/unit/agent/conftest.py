@@ -16,7 +16,7 @@ from agent.decision import Decisions
 from agent.incidents import Incident, Step
 from agent.loop import HealingLoop
 from agent.mesh import MeshView
-from agent.ports import Circumstances, Diagnosis, Draft
+from agent.ports import Circumstances, Diagnosis, Draft, Since
 from agent.scribe import Tools
 from agent.senses import Senses
 from agent.settings import AgentSettings
@@ -357,10 +357,8 @@ class World:
                 self.sight.next[replace(seen, caller=fault.caller, reporter=f"{fault.caller}-1")] = outcomes(5, 1)
         self.detector.alarms = tuple(a for f in self.sick() for a in f.anomalies)
 
-    def _localise(
-        self, anomalies: tuple[Anomaly, ...], since: Callable[[float], Mapping[Series, Outcomes]], now: float
-    ) -> Diagnosis:
-        since(now)
+    def _localise(self, anomalies: tuple[Anomaly, ...], since: Since, now: float) -> Diagnosis:
+        since(now, frozenset())
         found = [f.cause for f in self.faults if set(_keys(f.anomalies)) & set(_keys(anomalies))]
         return Diagnosis(tuple(sorted(found, key=lambda c: -c.probability)))
 

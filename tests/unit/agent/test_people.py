@@ -50,6 +50,7 @@ async def test_an_approved_step_is_taken_and_the_next_one_asks_again(world: Worl
     assert world.acts() == [f"{world.incident.id}-1"]
     assert world.stage == "planned"
     assert "waits for approval to eject" in world.incident.waiting
+    assert [page.partition(" to ")[2].partition(" ")[0] for page in world.pager.pages] == ["shift", "eject"]
     await order(world, Verb.APPROVE)
     await world.step(4.0)
     assert world.stage == "resolved"

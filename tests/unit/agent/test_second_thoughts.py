@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.audit import read, verify
+from agent.claims import remaining
 from agent.replay import decisions, replay
-from agent.triage import remaining
 from models.domain import Edge
 from models.incident import Cause, CauseKind, Signal
 from models.overlay import EjectInstance, ShiftTraffic
