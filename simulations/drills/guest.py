@@ -14,7 +14,7 @@ from control.client import ControlClient
 from models.domain import Instance
 from models.errors import Conflict, FibrinError, Refused
 from models.overlay import Overlay, Owner
-from simulations.drills.injections import Abort, Delay
+from simulations.drills.injections.envoy import Abort, Delay
 from simulations.drills.port import stop_file
 from simulations.drills.schema import Entry
 from simulations.drills.seen import Sample

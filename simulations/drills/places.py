@@ -9,14 +9,18 @@ An empty place is an error, never "all".
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from models.domain import Instance
 from models.errors import InvalidInput
 from models.manifest import suggest
 from playbooks.base import Model
+from playbooks.units import Share
+
+Positive = Annotated[Share, Field(gt=0)]
+"""A share of requests that strikes somebody."""
 
 
 class Place(Model):

@@ -12,7 +12,7 @@ from typing import Final
 from models.domain import Health, Instance
 from models.errors import Problem, Refused
 from playbooks.units import percent
-from simulations.drills.injections import Abort, Delay
+from simulations.drills.injections.envoy import Abort, Delay
 from simulations.drills.schema import Drill
 
 ALLOW: Final = "fibrin.dev/drills"

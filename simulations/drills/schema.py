@@ -39,7 +39,8 @@ from models.incident import CauseKind
 from playbooks.base import Model
 from playbooks.schema import Freeze
 from playbooks.units import Duration, Share, percent, span
-from simulations.drills.injections import Injection, Positive
+from simulations.drills.injections import Injection
+from simulations.drills.places import Positive
 
 SHORT: Final = "short"
 """The value of the label `set` of what `make drill` runs."""

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from simulations.addresses import free_subnet
-from simulations.drills.injections import FileDescriptors
+from simulations.drills.injections.process import FileDescriptors
 from simulations.drills.strikes.application import together
 from simulations.drills.strikes.process import paused, starved
 from simulations.processes import Processes

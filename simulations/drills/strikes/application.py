@@ -13,7 +13,8 @@ from dataclasses import fields, replace
 from typing import assert_never
 
 from simulations.cluster import Cluster
-from simulations.drills.injections import Burn, Capacity, Corruption, Errors, InApplication, Leak, Slowness, SlowStart
+from simulations.drills.injections.application import Burn, Capacity, Corruption, Errors, InApplication, Leak, Slowness
+from simulations.drills.injections.process import SlowStart
 from simulations.drills.strikes.ramp import ramped
 from simulations.shop.fault import Fault
 

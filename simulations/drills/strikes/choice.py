@@ -9,29 +9,12 @@ from typing import assert_never
 
 from models.domain import Instance
 from simulations.cluster import Cluster
-from simulations.drills.injections import (
-    Abort,
-    Burn,
-    Capacity,
-    Corruption,
-    CrashLoop,
-    Delay,
-    Errors,
-    FileDescriptors,
-    Herd,
-    HotKey,
-    Kill,
-    Leak,
-    Network,
-    Outage,
-    Pause,
-    RefusedConfig,
-    RetryStorm,
-    Slowness,
-    SlowStart,
-    Surge,
-    Telemetry,
-)
+from simulations.drills.injections.application import Burn, Capacity, Corruption, Errors, Leak, Slowness
+from simulations.drills.injections.envoy import Abort, Delay
+from simulations.drills.injections.load import Herd, HotKey, RetryStorm, Surge
+from simulations.drills.injections.mesh import Outage, RefusedConfig, Telemetry
+from simulations.drills.injections.network import Network
+from simulations.drills.injections.process import CrashLoop, FileDescriptors, Kill, Pause, SlowStart
 from simulations.drills.places import Place
 from simulations.drills.relay import Relay
 from simulations.drills.schema import Entry

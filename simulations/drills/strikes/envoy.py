@@ -15,7 +15,7 @@ from uuid import uuid4
 from control.client import ControlClient
 from models.errors import NotFound, Unavailable
 from models.overlay import InjectFault
-from simulations.drills.injections import Abort, Delay
+from simulations.drills.injections.envoy import Abort, Delay
 from simulations.drills.strikes.ramp import ramped
 
 LEASE_S: Final = 120.0

@@ -8,7 +8,7 @@ from typing import assert_never
 from uuid import uuid4
 
 from simulations.cluster import Cluster
-from simulations.drills.injections import Herd, HotKey, OnLoad, RetryStorm, Surge
+from simulations.drills.injections.load import Herd, HotKey, OnLoad, RetryStorm, Surge
 
 STOP_S = 8.0
 

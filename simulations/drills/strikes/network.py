@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from models.errors import Broken
-from simulations.drills.injections import Network
+from simulations.drills.injections.network import Network
 from simulations.drills.relay import FINE, Condition, Relay
 from simulations.drills.strikes.ramp import ramped
 

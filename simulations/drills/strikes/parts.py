@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from models.errors import Broken
 from simulations.alongside import alongside
 from simulations.cluster import Cluster
-from simulations.drills.injections import Outage, RefusedConfig, Telemetry
+from simulations.drills.injections.mesh import Outage, RefusedConfig, Telemetry
 from simulations.drills.tap import Spoil, Tap
 
 REFUSED = """

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from simulations.alongside import alongside
 from simulations.cluster import Cluster
-from simulations.drills.injections import CrashLoop, FileDescriptors, SlowStart
+from simulations.drills.injections.process import CrashLoop, FileDescriptors, SlowStart
 from simulations.drills.strikes.application import Ailments
 
 
