@@ -9,7 +9,6 @@ from typing import Final
 
 from agent.client import AgentClient
 from agent.incidents import Incident, Verb
-from agent.telemetry.views import SIGNALS
 from control.client import ControlClient
 from models.domain import Instance
 from models.errors import Conflict, FibrinError, Refused
@@ -17,7 +16,7 @@ from models.overlay import Overlay, Owner
 from simulations.drills.injections.envoy import Abort, Delay
 from simulations.drills.port import stop_file
 from simulations.drills.schema import Entry
-from simulations.drills.seen import Sample
+from simulations.drills.seen import Sample, look
 from simulations.drills.strikes.envoy import through_envoy
 from simulations.journal import Record
 
@@ -47,13 +46,13 @@ class GuestMesh:
     async def sample(self) -> Sample | None:
         """Return the golden signals of the last seconds, and notice what agents lay."""
         try:
-            view = SIGNALS.validate_python(await self._agent.signals(WINDOW_S))
+            sample = await look(self._agent, WINDOW_S)
             for overlay in await self._control.overlays():
                 if overlay.owner is Owner.AGENT:
                     self._laid.setdefault(overlay.id, overlay)
         except FibrinError:
             return None
-        return Sample(view.at, {each.service: each.golden for each in view.services})
+        return sample
 
     async def incidents(self, since: float) -> tuple[Incident, ...]:
         """Return the incidents opened since, oldest first."""

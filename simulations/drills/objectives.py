@@ -27,6 +27,14 @@ def failing(objective: Objective, records: Sequence[Record], samples: Sequence[S
     return _users(objective, records, now) if objective.users else _service(objective, samples, now)
 
 
+def unseen(samples: Sequence[Sample], now: float) -> str:
+    """Return what the agent does not see at `now` (Unix s), "" when it sees everything."""
+    if not samples or samples[-1].at < now - 2 * TRAIL_S:
+        return "the agent does not answer"
+    blind = samples[-1].blind
+    return f"the agent cannot trust the telemetry of {', '.join(blind)}" if blind else ""
+
+
 def unknown(why: str) -> bool:
     """Tell whether `failing` only says that too little was seen."""
     return why.startswith(_UNKNOWN)

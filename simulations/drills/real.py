@@ -14,7 +14,6 @@ from typing import Final
 
 from agent.client import AgentClient
 from agent.incidents import Incident, Verb
-from agent.telemetry.views import SIGNALS
 from models.domain import Instance
 from models.errors import Conflict, FibrinError, NotFound, Unavailable
 from models.overlay import Overlay, Owner
@@ -23,7 +22,7 @@ from simulations.drills.loading import SHOP
 from simulations.drills.port import stop_file
 from simulations.drills.relay import Relay
 from simulations.drills.schema import Entry
-from simulations.drills.seen import Sample
+from simulations.drills.seen import Sample, look
 from simulations.drills.strikes import strike
 from simulations.drills.strikes.application import Ailments
 from simulations.drills.strikes.choice import Ground
@@ -81,10 +80,9 @@ class RealMesh:
         """Return the golden signals of the last seconds; None while the agent is away."""
         try:
             async with self._watch.agent() as agent:
-                view = SIGNALS.validate_python(await agent.signals(WINDOW_S))
+                return await look(agent, WINDOW_S)
         except FibrinError:
             return None
-        return Sample(view.at, {each.service: each.golden for each in view.services})
 
     async def incidents(self, since: float) -> tuple[Incident, ...]:
         """Return the incidents opened since, oldest first."""

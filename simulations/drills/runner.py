@@ -16,7 +16,7 @@ from agent.incidents import Incident
 from models.errors import FibrinError
 from models.incident import Stage
 from simulations.drills.guilt import guilty
-from simulations.drills.objectives import TRAIL_S, failing, unknown, well_again
+from simulations.drills.objectives import TRAIL_S, failing, unknown, unseen, well_again
 from simulations.drills.port import Clock, Mesh, WallClock
 from simulations.drills.schema import Alarm, Drill, Entry, Objective
 from simulations.drills.seen import Mark, Phase, Sample, Seen
@@ -115,13 +115,16 @@ class Runner:
     async def _steady(
         self, objectives: tuple[Objective, ...], story: _Story, deadline_s: float, *, for_s: float = 0.0
     ) -> str:
-        """Wait until every objective has held for `for_s` seconds; return why one does not ("" when all do)."""
+        """Wait until every objective has held for `for_s` seconds, seen by an agent with nothing left to do.
+
+        Returns why that is not so ("" when it is).
+        """
         deadline, since = self._clock.now() + deadline_s, self._clock.now()
         while True:
             await self._sample(story)
             why = self._failing(objectives, story)
             if not why:
-                why = self._stirring(await self._incidents(0.0))
+                why = unseen(story.samples, self._clock.now()) or self._stirring(await self._incidents(0.0))
             now = self._clock.now()
             since = now if why else since
             if (not why and now >= since + for_s) or (why and now > deadline):

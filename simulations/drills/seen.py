@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from agent.client import AgentClient
 from agent.incidents import Incident
-from agent.telemetry.views import Golden
+from agent.telemetry.views import SIGNALS, Golden
 from models.overlay import Overlay
 from simulations.drills.schema import Drill
 from simulations.faults import Guilt
@@ -24,10 +25,18 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Golden signals of one moment, by service."""
+    """Golden signals of one moment, by service; `blind` are the sidecars whose telemetry the agent does not trust."""
 
     at: float
     services: dict[str, Golden]
+    blind: tuple[str, ...] = ()
+
+
+async def look(agent: AgentClient, window_s: float) -> Sample:
+    """Ask the agent for a sample over the last `window_s` seconds. Raises errors of our tree while it is away."""
+    view = SIGNALS.validate_python(await agent.signals(window_s))
+    status = await agent.status()
+    return Sample(view.at, {each.service: each.golden for each in view.services}, tuple(status["blind"]))
 
 
 @dataclass(frozen=True, slots=True)

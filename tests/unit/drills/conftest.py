@@ -84,6 +84,7 @@ class MemoryMesh:
     began: float = 0.0
     approved: list[str] = field(default_factory=list)
     stage: Stage = Stage.RESOLVED
+    blind: tuple[str, ...] = ()
     _records: list[Record] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -107,7 +108,7 @@ class MemoryMesh:
         return self._records
 
     async def sample(self) -> Sample | None:
-        return Sample(self.clock.now(), {})
+        return Sample(self.clock.now(), {}, self.blind)
 
     async def incidents(self, since: float) -> tuple[Incident, ...]:
         if not self.healed:

@@ -49,6 +49,14 @@ async def test_without_a_steady_state_nothing_is_broken(mesh: MemoryMesh) -> Non
     assert earned(Verdict(seen), library(), 2e9) is None
 
 
+async def test_with_a_blind_agent_nothing_is_broken(mesh: MemoryMesh) -> None:
+    """Users are well, and yet a drill waits for an agent that sees: else it would prove nothing about it."""
+    mesh.blind = ("cart-v1-1",)
+    seen = await _runner(mesh).play(drill())
+    assert (seen.phase, seen.why) == (Phase.UNSTEADY, "the agent cannot trust the telemetry of cart-v1-1")
+    assert mesh.history == []
+
+
 async def test_a_blocking_alarm_ends_it_within_five_seconds(mesh: MemoryMesh) -> None:
     """Two seconds of nearly nobody served is enough; the fault is gone within five of its beginning."""
     mesh.missed, mesh.heals_after_s = 0.9, None
