@@ -52,7 +52,7 @@ class Export:
         """Add requests as Envoy does: answers to the histogram (1 ms each), what is troubled to the counter."""
         code = facts.setdefault("code", "200")
         if code.isdecimal() and int(code):
-            self.latency(side, {MILLISECOND: count}, **facts)
+            self.latency(side, {MILLISECOND: count}, bounds=BOUNDS, count=None, **facts)
             if counts_itself(side, int(code), split_flags(facts.get("flags", ""))):
                 return self
 
