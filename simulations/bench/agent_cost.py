@@ -145,7 +145,7 @@ def export(k: int, at: float) -> bytes:
     counts[BUCKETS // 3 : BUCKETS // 3 + 4] = 5
     histogram = scope.metrics.add(name=f"{STAT_PREFIX[Side.CLIENT]}.{LATENCY}").histogram
     histogram.aggregation_temporality = DELTA
-    for callee in range(_PER_REPORTER // 2):
+    for callee in range(_PER_REPORTER):
         facts = _facts(f"callee{callee}")
         histogram.data_points.add(
             count=20,

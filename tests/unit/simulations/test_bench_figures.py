@@ -75,7 +75,7 @@ def test_agent_cost_is_split() -> None:
 
 
 def test_export_has_its_series() -> None:
-    """A synthetic report holds ten counters and ten histograms."""
+    """A synthetic report holds a histogram of plain answers for each of its twenty series."""
     request = ExportRequest.FromString(export(3, 1000.0))
     metrics = request.resource_metrics[0].scope_metrics[0].metrics
     assert sum(len(m.sum.data_points) + len(m.histogram.data_points) for m in metrics) == 20
