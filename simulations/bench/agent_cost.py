@@ -36,7 +36,7 @@ from models.telemetry import (
 from simulations.bench.figures import Table
 from simulations.bench.rig import Rig, cpu_seconds
 
-_PER_REPORTER = 20  # series: ten callees, a counter and a histogram each
+_PER_REPORTER = 20  # series: one callee each
 _BOUNDS = np.asarray(BOUNDS_US, dtype="<f8").tobytes()
 
 
