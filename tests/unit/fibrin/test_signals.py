@@ -1,4 +1,7 @@
-"""What Ctrl-C and SIGTERM end the command line with, at any moment: their exit code and nothing on stderr."""
+"""What Ctrl-C and SIGTERM end the command line with, at any moment: their exit code and nothing on stderr.
+
+The scripts take the handler of a foreground process, for a test run in the background ignores SIGINT and so would they.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import pytest
 
 IMPORTING = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import fibrin.entry
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
@@ -19,6 +23,7 @@ fibrin.entry.main()
 """
 RUNNING = """
 import asyncio, os, signal, click
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from fibrin import cli
 @click.command()
 def wait():
@@ -35,6 +40,7 @@ cli.main()
 """
 PLAIN = """
 import os, signal, time, click
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from fibrin import cli
 @click.command()
 def wait():
