@@ -16,6 +16,7 @@ import aiohttp
 import structlog
 
 from agent import pauses
+from agent.actuators.base import Order
 from agent.actuators.control import ControlActuator
 from agent.actuators.memory import MemoryActuator
 from agent.api import AgentApi
@@ -184,9 +185,13 @@ async def crowd(many: int, seconds: float) -> tuple[list[float], list[float]]:
         async with brain(Path(folder), with_stores(shop(many, (1, 1)))) as one:
             now = time.time()
             one.made_up.broken, one.made_up.since = {f"svc{k}" for k in range(many)}, now
+            actuator = MemoryActuator(time.time)
             for number in range(many):
-                await one.store.put(_open(number, now))
-            loop = one.loop(MemoryActuator(time.time), mode=Mode.APPROVE)
+                incident = _open(number, now)
+                await one.store.put(incident)
+                if incident.stage is Stage.VERIFYING:
+                    await actuator.lay(_order(incident))
+            loop = one.loop(actuator, mode=Mode.APPROVE)
             await loop.start()
             answers = asyncio.create_task(_ask(one, loop, many, seconds), name="asking")
             with contextlib.closing(_Pace(loop, ticks)) as pace:
@@ -282,6 +287,14 @@ def _open(number: int, now: float) -> Incident:
         return incident
     incident = with_step(incident, replace(step, acted_at=at, acked_at=at))
     return moved(moved(incident, Stage.ACTING, at, "act"), Stage.VERIFYING, at, "verifying")
+
+
+def _order(incident: Incident) -> Order:
+    """Return what laid the overlay of the step that is being verified."""
+    step = incident.current
+    if step is None:
+        raise Broken(f"{incident.id} has no step to verify", hint="this is a defect")
+    return Order(step.overlay, step.change, "made up", 3600.0, incident.id, 0)
 
 
 def _row(name: str, seconds: Sequence[float]) -> tuple[str, ...]:

@@ -43,6 +43,7 @@ pytestmark = pytest.mark.integration
 
 _BLOCKS = itertools.count(os.getpid() % 200 * 256)
 TOKEN = "a-token"
+TIMER_S = 0.01  # Envoy's timers go by whole milliseconds of a clock that was read when its loop woke up
 
 
 def address() -> str:
@@ -432,7 +433,7 @@ async def test_faults_matches_and_timeouts(mesh: Mesh) -> None:
     await mesh.apply(catalog(fault=Fault(delay_percent=100, delay_s=0.3)))
     begun = time.monotonic()
     assert (await mesh.get("shop-1", "http://catalog/"))[0] == 200
-    assert time.monotonic() - begun >= 0.3
+    assert time.monotonic() - begun >= 0.3 - TIMER_S
 
 
 async def test_refused_resource_keeps_the_last_good(mesh: Mesh) -> None:
