@@ -1,31 +1,38 @@
-"""The last minute of outcomes, cheap to ask "what happened since": fine bins when recent, whole seconds when older."""
+"""The last minute of outcomes, cheap to ask "what happened since": fine bins when recent, whole seconds when older.
+
+Series have numbers here, and a bin is columns by number: adding a tick costs a few array operations, however many
+series the mesh has, and only what is asked for becomes outcomes again.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
+import numpy as np
+
+from agent.bins import Bin, Numbers, total
 from models.detect.views import views
+from models.frame import Frame
 from models.signals import Outcomes, Series, Side
 
 FINE_S: Final = 5.0
 HORIZON_S: Final = 60.0
-
-Slice = tuple[float, dict[Series, Outcomes]]
 
 
 class History:
     """Outcomes by arrival time. `add` must be called with times that never go back."""
 
     def __init__(self) -> None:
-        self._fine: deque[Slice] = deque()
-        self._coarse: deque[Slice] = deque()
-        self._seen: dict[Series, float] = {}
-        self._raw: dict[Series, float] = {}
-        self._callees: dict[str, dict[Series, None]] = {}  # the series of `_raw` by callee, in the order they came
-        self._owned: set[Series] = set()  # sums of the newest second that are nobody else's
+        self._fine: deque[Bin] = deque()
+        self._coarse: deque[Bin] = deque()  # of the newest second perhaps several, each known as that second
+        self._names: list[Series] = []
+        self._number: dict[Series, int] = {}
+        self._seen_at = np.zeros(0)  # by number, Unix s
+        self._members: dict[Series, list[int]] = {}  # numbers of the series that a watched key sums
+        self._callees: dict[str, list[int]] = {}  # numbers of the series by callee, in the order they came
         self._swept_at = 0.0
         self._now = 0.0
 
@@ -34,28 +41,23 @@ class History:
         self._now = at
         if at - self._swept_at >= HORIZON_S:
             self._swept_at = at
-            self._seen = {s: t for s, t in self._seen.items() if t >= at - 2 * HORIZON_S}
-            self._raw = {s: t for s, t in self._raw.items() if t >= at - 2 * HORIZON_S}
-            self._callees = {}
-            for series in self._raw:
-                self._callees.setdefault(series.callee, {})[series] = None
+            self._sweep(at - 2 * HORIZON_S)
         if outcomes:
-            self._fine.append((at, dict(outcomes)))
-            for series in outcomes:
-                if series not in self._raw:
-                    self._callees.setdefault(series.callee, {})[series] = None
-                self._raw[series] = at
-                self._seen[series] = at
-                for key in views(series):
-                    self._seen[key] = at
-        while self._fine and self._fine[0][0] < at - FINE_S:
+            frame = Frame.of(outcomes)
+            ids = self._numbers(frame)
+            self._seen_at[ids] = at
+            self._fine.append(Bin.of(at, frame, ids))
+        while self._fine and self._fine[0].at < at - FINE_S:
             self._merge(self._fine.popleft())
-        while self._coarse and self._coarse[0][0] < at - HORIZON_S:
+        while self._coarse and self._coarse[0].at < at - HORIZON_S:
             self._coarse.popleft()
 
     def last_seen(self, series: Series) -> float:
         """Return when a reported or watched series last had outcomes (Unix s, 0 when never)."""
-        return self._seen.get(series, 0.0)
+        mine = [*self._members.get(series, ())]
+        if (number := self._number.get(series)) is not None:
+            mine.append(number)
+        return float(self._seen_at[mine].max()) if mine else 0.0
 
     def since(self, at: float) -> dict[Series, Outcomes]:
         """Return the sums per series of everything that arrived at or after `at` (to the second beyond 5 s ago)."""
@@ -63,23 +65,19 @@ class History:
 
     def series(self, side: Side, services: frozenset[str]) -> tuple[Series, ...]:
         """Return the reported series of requests to `services` seen on one side within the horizon."""
-        return tuple(s for s in self.towards(services) if s.side is side and self._raw[s] >= self._now - HORIZON_S)
+        since = self._now - HORIZON_S
+        return tuple(
+            self._names[k] for k in self._towards(services) if self._names[k].side is side and self._seen_at[k] >= since
+        )
 
     def between(self, start: float, end: float) -> dict[Series, Outcomes]:
         """Return the sums per series of what arrived in [start, end)."""
-        total: dict[Series, Outcomes] = {}
-        for bins in (self._coarse, self._fine):
-            for at, outcomes in bins:
-                if start <= at < end:
-                    for series, found in outcomes.items():
-                        _add(total, series, found)
-        return total
+        return total(start, tuple(self._bins(start, end))).outcomes(self._names)
 
     def reporters(self, start: float, callee: str) -> frozenset[str]:
         """Return the sidecars of callers that saw requests to `callee` since `start`."""
-        mine = [series for series in self._callees.get(callee, ()) if series.side is not Side.SERVER]
-        recent = [outcomes for bins in (self._coarse, self._fine) for at, outcomes in bins if at >= start]
-        return frozenset(series.reporter for series in mine if any(series in outcomes for outcomes in recent))
+        mine = (k for k in self._callees.get(callee, ()) if self._names[k].side is not Side.SERVER)
+        return frozenset(self._names[k].reporter for k in mine if self._seen_at[k] >= start)
 
     def total(
         self,
@@ -93,51 +91,69 @@ class History:
 
         `of` gives the only series that can match (see `towards`), where the mesh is too large to ask each.
         """
-        total = Outcomes()
-        chosen = tuple(series for series in of() if match(series)) if of is not None else None
-        for bins in (self._coarse, self._fine):
-            for at, outcomes in bins:
-                if not start <= at < end:
-                    continue
-                if chosen is not None:
-                    for series in chosen:
-                        if (seen := outcomes.get(series)) is not None:
-                            total += seen
-                    continue
-                for series, found in outcomes.items():
-                    if match(series):
-                        total += found
-        return total
+        candidates = self._names if of is None else of()
+        chosen = [self._number[series] for series in candidates if match(series)]
+        whole = Outcomes()
+        for one in self._bins(start, end):
+            for number in chosen:
+                if (seen := one.get(number)) is not None:
+                    whole += seen
+        return whole
 
     def towards(self, services: frozenset[str]) -> tuple[Series, ...]:
         """Return the reported series of requests to `services`, of all sides."""
-        return tuple(series for service in sorted(services) for series in self._callees.get(service, ()))
+        return tuple(self._names[k] for k in self._towards(services))
 
-    def _merge(self, piece: Slice) -> None:
-        at, outcomes = piece
-        second = float(int(at))
-        if not self._coarse or self._coarse[-1][0] != second:
-            self._coarse.append((second, {}))
-            self._owned = set()
-        into = self._coarse[-1][1]
-        for series, found in outcomes.items():
-            have = into.get(series)
-            if have is None:
-                into[series] = found  # not a copy: most are alone in their second
-                continue
-            if series not in self._owned:
-                self._owned.add(series)
-                have = into[series] = _copy(have)
-            have += found
+    def _towards(self, services: frozenset[str]) -> Iterator[int]:
+        return (k for service in sorted(services) for k in self._callees.get(service, ()))
 
+    def _bins(self, start: float, end: float) -> Iterator[Bin]:
+        return (one for bins in (self._coarse, self._fine) for one in bins if start <= one.at < end)
 
-def _add(into: dict[Series, Outcomes], series: Series, found: Outcomes) -> None:
-    have = into.get(series)
-    if have is None:
-        into[series] = _copy(found)
-    else:
-        have += found
+    def _numbers(self, frame: Frame) -> Numbers:
+        """Return the numbers of a frame's series; new ones get the next."""
+        known = self._number
+        try:
+            return np.fromiter(map(known.__getitem__, frame.names), np.int32, len(frame.names))
+        except KeyError:  # some are new
+            pass
+        for series in [name for name in frame.names if name not in known]:
+            known[series] = len(self._names)
+            self._enter(len(self._names), series)
+            self._names.append(series)
+        if len(self._names) > len(self._seen_at):
+            self._seen_at = np.concatenate([self._seen_at, np.zeros(len(self._names) - len(self._seen_at))])
+        return np.fromiter(map(known.__getitem__, frame.names), np.int32, len(frame.names))
 
+    def _enter(self, number: int, series: Series) -> None:
+        self._callees.setdefault(series.callee, []).append(number)
+        for key in views(series):
+            if key != series:
+                self._members.setdefault(key, []).append(number)
 
-def _copy(found: Outcomes) -> Outcomes:
-    return Outcomes(found.requests, found.errors, dict(found.flags), dict(found.codes), found.latency)
+    def _merge(self, piece: Bin) -> None:
+        """Move a bin that is no longer recent to its second; a second that is over becomes one bin."""
+        second = float(int(piece.at))
+        if self._coarse and self._coarse[-1].at != second:
+            over = self._coarse[-1].at
+            parts: list[Bin] = []
+            while self._coarse and self._coarse[-1].at == over:
+                parts.append(self._coarse.pop())
+            self._coarse.append(total(over, parts[::-1]))
+        self._coarse.append(piece.moved(second))
+
+    def _sweep(self, before: float) -> None:
+        """Forget series not seen since `before`; no bin tells of them any more."""
+        keep = self._seen_at >= before
+        if keep.all():
+            return
+        new = np.full(len(keep), -1, dtype=np.int32)
+        new[keep] = np.arange(int(keep.sum()), dtype=np.int32)
+        self._names = [name for k, name in enumerate(self._names) if keep[k]]
+        self._number = {name: k for k, name in enumerate(self._names)}
+        self._seen_at = self._seen_at[keep]
+        self._callees, self._members = {}, {}
+        for number, series in enumerate(self._names):
+            self._enter(number, series)
+        self._fine = deque(one.renumbered(new) for one in self._fine)
+        self._coarse = deque(one.renumbered(new) for one in self._coarse)

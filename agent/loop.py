@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from typing import Any, Final
 
 import structlog
@@ -30,8 +30,8 @@ from agent.senses import Senses
 from agent.track import Track
 from agent.treatment import Treatment
 from agent.triage import Triage
+from models.frame import Frame
 from models.incident import TERMINAL, Anomaly, Cause, Signal, Stage
-from models.signals import Outcomes, Series
 
 log = structlog.get_logger(__name__)
 
@@ -178,7 +178,7 @@ class HealingLoop:
             if self._led_with is not None:
                 self._spawn("adopt", self._inheritance.adopt(now))
         with metrics.TICKS.time():
-            outcomes = self._s.sight.take_tick(now)
+            outcomes = Frame.of(self._s.sight.take_tick(now))
             self.history.add(now, outcomes)
             self._s.mesh.see(outcomes)
             self._s.detector.update(now, outcomes, self._s.sight.saturation(now), lag_s=self._s.sight.lag(now))
@@ -218,7 +218,7 @@ class HealingLoop:
             if track.awake and track.incident.stage in UNTREATED and places & blind:
                 track.live_at = now
 
-    def _forward(self, track: Track, outcomes: Mapping[Series, Outcomes], now: float) -> None:
+    def _forward(self, track: Track, outcomes: Frame, now: float) -> None:
         """Start whatever brings one incident further now."""
         if track.busy or now < track.retry_at:
             self._watch_users(track, outcomes, now)
@@ -337,7 +337,7 @@ class HealingLoop:
         mesh = self._s.mesh
         return self._symptoms.unexplained(cause, len(mesh.services)) if cause else 0.0
 
-    def _watch_users(self, track: Track, outcomes: Mapping[Series, Outcomes], now: float) -> None:
+    def _watch_users(self, track: Track, outcomes: Frame, now: float) -> None:
         cause = track.incident.cause
         if cause is None or track.incident.stage not in {Stage.ACTING, Stage.VERIFYING}:
             return

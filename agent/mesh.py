@@ -15,6 +15,7 @@ from models.overlay import Overlay
 from models.signals import Saturation, Series, Side
 
 CHANGES_S: Final = 1800.0
+MET_MOST: Final = 200_000
 
 
 class MeshView:
@@ -25,6 +26,7 @@ class MeshView:
         self._seen: set[Edge] = set()
         self._merged = Topology()
         self._services: frozenset[str] = frozenset()
+        self._met: set[Series] = set()  # whose edges are in `_merged`
         self._by_endpoint: dict[str, Instance] = {}
         self._changes: deque[ChangeEvent] = deque(maxlen=2000)
         self.overlays: tuple[Overlay, ...] = ()
@@ -45,16 +47,25 @@ class MeshView:
 
     def set_topology(self, topology: Topology) -> None:
         """Take a new topology from the control plane."""
+        self.known = True
+        if topology == self._declared:
+            return
         self._declared = topology
         self._services = frozenset(instance.service for instance in topology.instances)
-        self.known = True
+        self._met.clear()  # an edge may have been known by declaration only
         self._merge()
 
     def see(self, series: Iterable[Series]) -> frozenset[Edge]:
         """Learn edges from telemetry; return those not known before."""
+        unmet = set(series) - self._met
+        if not unmet:
+            return frozenset()
+        if len(self._met) > MET_MOST:
+            self._met.clear()
+        self._met.update(unmet)
         new = {
             Edge(one.caller, one.callee)
-            for one in series
+            for one in unmet
             if one.side is not Side.SERVER and one.caller and one.callee and one.caller != one.callee
         } - self._merged.edges
         if new:

@@ -7,7 +7,7 @@ requests that were already in flight have ended.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import numpy as np
@@ -16,6 +16,7 @@ from agent.history import History
 from agent.incidents import Incident, Step
 from models.detect import Baseline
 from models.detect.views import views
+from models.frame import Frame
 from models.incident import Cause, Signal
 from models.signals import BUCKETS, Outcomes, Series, Side, percentile
 from models.verify import Judgement, Verdict, judge
@@ -96,15 +97,15 @@ def baseline_of_step(incident: Incident, step: Step, history: History, baseline:
     return _normal(history, services, _side(history, services), step.verify_signal or cause.signal, baseline)
 
 
-def looks_bad(cause: Cause, outcomes: Mapping[Series, Outcomes], expected: float) -> bool:
+def looks_bad(cause: Cause, outcomes: Frame, expected: float) -> bool:
     """Tell whether users of the cause's service still saw the fault in these outcomes (a quick look, not a test).
 
     `expected` is the signal's normal value (ratio or seconds). Only for the story's "users were well again at".
     """
     seen = Outcomes()
-    for series, found in outcomes.items():
-        if series.side is Side.CLIENT and series.callee == cause.service:
-            seen += found
+    for position in outcomes.towards(cause.service):
+        if outcomes.names[position].side is Side.CLIENT:
+            seen += outcomes.at(position)
     if not seen.requests:
         return False
     match cause.signal:

@@ -36,8 +36,15 @@ class Side(StrEnum):
     SERVER = "server"  # at the callee's sidecar: what the application behind it answered
 
 
+class _Hashed:
+    """Room for a hash that is worked out once: series are looked up thousands of times per tick."""
+
+    __slots__ = ("_hash",)
+    _hash: int
+
+
 @dataclass(frozen=True, slots=True, order=True)
-class Series:
+class Series(_Hashed):
     """The key of one stream of request outcomes.
 
     `instance` is an instance id ("" when the attempt never reached a host or the side does not know),
@@ -50,6 +57,15 @@ class Series:
     version: str
     instance: str
     reporter: str
+
+    def __hash__(self) -> int:
+        """Return the hash of all fields (of this process: it is not pickled)."""
+        try:
+            return self._hash
+        except AttributeError:
+            made = hash((self.side, self.caller, self.callee, self.version, self.instance, self.reporter))
+            object.__setattr__(self, "_hash", made)
+            return made
 
 
 @dataclass(slots=True)

@@ -62,10 +62,16 @@ class FalseAlarmBudget:
         return math.log(max(1.0, looks_per_s * self.period_s / self.alarms))
 
 
-def level(threshold: float, evidence: FloatArray) -> float:
+def lowest(threshold: float, among: int) -> float:
+    """Return the least natural-log e-value that can count for one of `among` streams (see `level`)."""
+    return threshold - math.log(max(1, among))
+
+
+def level(threshold: float, evidence: FloatArray, among: int = 0) -> float:
     """Return the natural-log e-value at which the streams of one tick alarm, at most `threshold`.
 
-    `evidence` are the natural-log e-values of streams that have not alarmed. Where `k` of them reach
+    `evidence` are the natural-log e-values of streams that have not alarmed; those below `lowest` may be left out where
+    `among` says how many streams there are. Where `k` of them reach
     `threshold − ln k` together, all of them alarm (e-BH: Wang & Ramdas 2022). The event that anyone alarms keeps its
     average run length, because then the *sum* of all e-detectors has reached the threshold, which bounds it anyway.
 
@@ -74,6 +80,6 @@ def level(threshold: float, evidence: FloatArray) -> float:
     >>> level(20.0, np.asarray([19.5, 3.0]))
     20.0
     """
-    ranked = np.sort(evidence[evidence >= threshold - math.log(max(1, len(evidence)))])[::-1]
+    ranked = np.sort(evidence[evidence >= lowest(threshold, max(among, len(evidence)))])[::-1]
     reached = np.flatnonzero(ranked >= threshold - np.log(np.arange(1, len(ranked) + 1)))
     return threshold - math.log(reached[-1] + 1) if len(reached) else threshold

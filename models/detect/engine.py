@@ -20,7 +20,7 @@ import numpy as np
 
 from models.detect import columns
 from models.detect.baseline import BoolArray, FloatArray, IntArray
-from models.detect.budget import FalseAlarmBudget, level
+from models.detect.budget import FalseAlarmBudget, level, lowest
 from models.detect.errors import ErrorDetector
 from models.detect.graph import Graph
 from models.detect.latency import LatencyDetector
@@ -191,7 +191,11 @@ class Engine:
             (Signal.TRAFFIC, self.traffic, watched),
         )
         waiting = [(signal, test, rows[~test.table.alarmed[rows]]) for signal, test, rows in streams]
-        at_least = level(self.threshold, np.concatenate([test.evidence(rows) for _, test, rows in waiting]))
+        among = sum(len(rows) for _, _, rows in waiting)
+        floor = lowest(self.threshold, among)
+        waiting = [(signal, test, test.near(rows, floor)) for signal, test, rows in waiting]
+        evidence = np.concatenate([test.evidence(rows) for _, test, rows in waiting])
+        at_least = level(self.threshold, evidence, among)
         alarms = tuple((signal, test.alarm(rows, at_least)) for signal, test, rows in waiting)
         for service in np.unique(self.service[np.concatenate([rows for _, rows in alarms])]).tolist():
             self.latency.blame(service, self.graph)

@@ -28,7 +28,7 @@ import numpy.typing as npt
 from scipy import special
 
 from models.detect.baseline import BoolArray, FloatArray, IntArray
-from models.detect.finding import MAX_NATS, QUIET_NATS, QUIET_S, SILENT_S, SUSPICION_NATS, Finding
+from models.detect.finding import MAX_NATS, QUIET_NATS, QUIET_S, ROUNDING, SILENT_S, SUSPICION_NATS, Finding
 
 FAULTS: Final[FloatArray] = np.asarray([0.01, 0.03, 0.08, 0.2, 0.5, 0.97])
 """Shares `q` of good requests that a fault spoils, one CUSUM each."""
@@ -164,6 +164,12 @@ class ErrorDetector:
         t.run_ticks[rows] = np.where(restart, 0, t.run_ticks[rows]) + (errors > 0)[:, None]
         self._collect(at, rows, requests, errors)
         self._quiet(at, rows, good, errors)
+
+    def near(self, rows: IntArray, nats: float) -> IntArray:
+        """Return those of `rows` whose evidence may reach `nats`: a mixture is worth no more than its best part."""
+        best = self.table.wealth[rows].max(axis=1, initial=0)
+        near: IntArray = rows[best >= nats - ROUNDING]
+        return near
 
     def evidence(self, rows: IntArray) -> FloatArray:
         """Return the natural-log e-value of each row (mixture over faults)."""

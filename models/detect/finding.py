@@ -23,6 +23,9 @@ HOLD_S: Final = 60.0
 MAX_NATS: Final = 700.0
 """Evidence is kept below the overflow of exp."""
 
+ROUNDING: Final = 1e-3
+"""Evidence is kept in single precision; differences below this say nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:

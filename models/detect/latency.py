@@ -27,7 +27,7 @@ from scipy import special
 from models.detect.baseline import MIDS_S, BoolArray, FloatArray, IntArray, quantile
 from models.detect.bets import ASSUMED, SLOWDOWNS, STEP, Logs, bets, pooled
 from models.detect.common import CommonMode
-from models.detect.finding import HOLD_S, MAX_NATS, QUIET_NATS, QUIET_S, SILENT_S, Finding
+from models.detect.finding import HOLD_S, MAX_NATS, QUIET_NATS, QUIET_S, ROUNDING, SILENT_S, Finding
 from models.detect.graph import Graph
 from models.detect.shift import MeshShift
 from models.detect.window import BELOW, WIDTH, fold, middle, moved, unfold
@@ -195,6 +195,12 @@ class LatencyDetector:
         t.run_pauses[rows] = np.where(restart, 0, t.run_pauses[rows]) + ((gain > 0) & (again[:, None] | restart))
         self._collect(at, rows, seen, requests, np.asarray(restart.all(axis=1), dtype=np.bool_))
         self._quiet(at, rows, gain)
+
+    def near(self, rows: IntArray, nats: float) -> IntArray:
+        """Return those of `rows` whose evidence may reach `nats`: a mixture is worth no more than its best part."""
+        best = self.table.wealth[rows].max(axis=1, initial=0)
+        near: IntArray = rows[best >= nats - ROUNDING]
+        return near
 
     def evidence(self, rows: IntArray) -> FloatArray:
         """Return the natural-log e-value of each row (mixture over slowdowns with equal weights)."""

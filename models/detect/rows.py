@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -10,9 +10,13 @@ import numpy as np
 from models.detect.baseline import FloatArray, IntArray
 from models.detect.engine import NOTHING, Engine, Tick
 from models.detect.views import answered, counted, views
-from models.signals import Counts, Outcomes, Series, Side
+from models.frame import Cells, Frame
+from models.signals import BUCKETS, Counts, Outcomes, Series, Side
+from models.telemetry import BREAKER_FAILED_FLAG, BREAKER_FLAG
 
 MAX_ROUTES: Final = 200_000
+MOST_VIEWS: Final = 2
+"""Rows that one series can be part of (see `views`)."""
 
 
 class Rows:
@@ -22,34 +26,29 @@ class Rows:
         self.engine = engine
         self.by_key: dict[Series, int] = {}
         self.keys: dict[int, Series] = {}
-        self._routes: dict[Series, tuple[int, ...]] = {}
+        self._slots: dict[Series, int] = {}  # of every series seen: its line in `_routes`
+        self._routes = np.zeros((0, MOST_VIEWS), dtype=np.int64)  # the rows it is part of, -1 for none
 
     def gather(self, outcomes: Mapping[Series, Outcomes]) -> Tick:
         """Sum the tick's series into watched rows."""
-        routes = self._routes
-        if new := [series for series in outcomes if series not in routes]:
-            if len(routes) + len(new) > MAX_ROUTES:
-                routes.clear()
-                new = list(outcomes)
-            self._learn(sorted(new))
-        targets: list[int] = []
-        sources: list[int] = []
-        numbers: list[tuple[int, int]] = []
-        arrays: list[Counts | FloatArray] = []
-        for k, (series, seen) in enumerate(outcomes.items()):
-            for row in routes[series]:
-                targets.append(row)
-                sources.append(k)
-            numbers.append(counted(seen))
-            arrays.append(answered(seen))
-        if not targets:
+        frame = Frame.of(outcomes)
+        mine = self._routes_of(frame.names)
+        source, which = np.nonzero(mine >= 0)
+        if not len(source):
             return NOTHING
-        order = np.argsort(np.asarray(targets), kind="stable")
-        rows, starts = np.unique(np.asarray(targets, dtype=np.int64)[order], return_index=True)
-        parts = np.asarray(sources)[order]
-        pairs = np.add.reduceat(np.asarray(numbers, dtype=np.float64)[parts], starts, axis=0)
-        latency = np.add.reduceat(np.maximum(np.stack(arrays), 0)[parts], starts, axis=0, dtype=np.float64)
-        return Tick(rows, pairs[:, 0], pairs[:, 1], latency)
+        rows, place = np.unique(mine[source, which], return_inverse=True)
+        requests, errors, cells = _answered(frame)
+        places = np.full(mine.shape, -1, dtype=np.int64)
+        places[source, which] = place
+        target = places[cells.row]
+        at, view = np.nonzero(target >= 0)
+        latency = _sums(target[at, view] * BUCKETS + cells.bucket[at], cells.count[at], len(rows) * BUCKETS)
+        return Tick(
+            rows,
+            _sums(place, requests[source], len(rows)),
+            _sums(place, errors[source], len(rows)),
+            latency.reshape(len(rows), BUCKETS),
+        )
 
     def watch(self, keys: list[Series]) -> IntArray:
         """Return the rows of watched `keys` (distinct), opened where they are not."""
@@ -65,13 +64,57 @@ class Rows:
         """Close rows."""
         for row in rows.tolist():
             del self.by_key[self.keys.pop(row)]
-        self._routes.clear()
+        self._forget_routes()
         self.engine.close(rows)
+
+    def _routes_of(self, names: Sequence[Series]) -> IntArray:
+        """Return the rows that each series is part of, shape (names, MOST_VIEWS)."""
+        slots = self._slots
+        try:
+            return self._routes[np.fromiter(map(slots.__getitem__, names), np.int64, len(names))]
+        except KeyError:  # some are new
+            pass
+        new = [series for series in names if series not in slots]
+        if len(slots) + len(new) > MAX_ROUTES:
+            self._forget_routes()
+            new = list(names)
+        self._learn(sorted(new))
+        return self._routes[np.fromiter(map(slots.__getitem__, names), np.int64, len(names))]
+
+    def _forget_routes(self) -> None:
+        self._slots.clear()
+        self._routes = self._routes[:0]
 
     def _learn(self, series: list[Series]) -> None:
         """Find the rows of series that were never seen."""
         graph = self.engine.graph
-        for one in series:
-            self._routes[one] = tuple(self.watch(list(views(one))).tolist())
+        routes = np.full((len(series), MOST_VIEWS), -1, dtype=np.int64)
+        for line, one in zip(routes, series, strict=True):
+            found = self.watch(list(views(one)))
+            line[: len(found)] = found
+            self._slots[one] = len(self._slots)
             if one.caller:
                 graph.add(graph.number(one.caller), graph.number(one.callee))
+        self._routes = np.concatenate([self._routes, routes])
+
+
+def _answered(frame: Frame) -> tuple[Counts, Counts, Cells]:
+    """Return requests, errors and latencies that the callees answer for (see `counted` and `answered`), none below 0."""
+    requests, errors, cells = np.maximum(frame.requests, 0), frame.errors, frame.cells
+    errors = np.minimum(np.maximum(errors, 0), requests)
+    if broken := [k for k, (flags, _) in frame.odd.items() if BREAKER_FLAG in flags or BREAKER_FAILED_FLAG in flags]:
+        found = [frame.at(k) for k in broken]
+        requests[broken], errors[broken] = np.asarray([counted(one) for one in found]).T
+        rest = Cells.of([np.asarray(answered(one), dtype=np.int64) for one in found])
+        kept = cells.only(~np.isin(cells.row, broken))
+        cells = Cells(
+            np.concatenate([kept.row, np.asarray(broken)[rest.row]]),
+            np.concatenate([kept.bucket, rest.bucket]),
+            np.concatenate([kept.count, rest.count]),
+        )
+    return requests, errors, Cells(cells.row, cells.bucket, np.maximum(cells.count, 0))
+
+
+def _sums(groups: IntArray, counts: Counts, size: int) -> FloatArray:
+    """Return the sum of counts of each group, shape (size,): exact, as floats."""
+    return np.bincount(groups, counts.astype(np.float64), minlength=size).astype(np.float64, copy=False)

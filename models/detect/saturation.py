@@ -38,7 +38,9 @@ class SaturationDetector:
         for report in saturations:
             if not report.limit > 0:
                 continue
-            state = self.instances.setdefault(report.instance, Fullness())
+            state = self.instances.get(report.instance)
+            if state is None:
+                state = self.instances[report.instance] = Fullness()
             state.share = report.active / report.limit
             if state.share >= FULL:
                 state.since = state.since or at
@@ -46,6 +48,6 @@ class SaturationDetector:
                 if not state.alarmed and at - state.since >= MIN_S:
                     state.alarmed = True
                     alarms.append(report.instance)
-            elif state.share < BACK or not state.alarmed:
+            elif state.reports and (state.share < BACK or not state.alarmed):
                 self.instances[report.instance] = Fullness(share=state.share)
         return tuple(alarms)

@@ -175,6 +175,10 @@ class TrafficDetector:
         risen = low + RISE * (rate + 1 - low)
         lows[rows, hour] = np.where(low == 0, rate + 1, np.where(rate + 1 < low, rate + 1, risen))
 
+    def near(self, rows: IntArray, nats: float) -> IntArray:
+        """Return those of `rows` whose evidence may reach `nats`."""
+        return rows[self.evidence(rows) >= nats]
+
     def evidence(self, rows: IntArray) -> FloatArray:
         """Return the natural-log e-value of each row."""
         return self.table.wealth[rows].astype(np.float64)

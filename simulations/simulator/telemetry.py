@@ -7,12 +7,13 @@ localiser sum over callers anyway. The called side reports per instance. Error a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
+from models.frame import EMPTY, Cells, Frame, Odd
 from models.signals import BOUNDS_S, BUCKETS, Outcomes, Saturation, Series, Side
 from models.telemetry import BREAKER_FAILED_FLAG, BREAKER_FLAG
 from simulations.simulator.condition import Condition
@@ -63,7 +64,7 @@ class Telemetry:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._wide = int(np.max(np.diff(layout.first))) + 1
-        self._keys: dict[tuple[Side, int], Series] = {}
+        self._keys: dict[Side, dict[int, Series]] = {side: {} for side in Side}
         self.silent: frozenset[str] = frozenset()
 
     def reporters(self) -> frozenset[str]:
@@ -71,12 +72,10 @@ class Telemetry:
         layout = self._layout
         return frozenset({*layout.instances, *(reporter(layout, c) for c in range(len(layout.caller)))})
 
-    def report(self, ended: Ended) -> dict[Series, Outcomes]:
+    def report(self, ended: Ended) -> Frame:
         """Return the outcomes of one tick by series, in an order that depends on nothing but them."""
         layout, attempts, requests = self._layout, ended.attempts, ended.requests
-        found: dict[Series, Outcomes] = {}
         every = np.ones(len(requests.call), dtype=bool)
-        self._add(found, Side.CLIENT, _Seen(requests.call, requests.fate, requests.seconds, every))
         local = np.where(
             attempts.instance >= 0,
             attempts.instance - layout.first[layout.callee[attempts.call]] + 1,
@@ -84,40 +83,42 @@ class Telemetry:
         )
         answered = ~UNANSWERED[attempts.fate]
         tried = _Seen(attempts.call * self._wide + local, attempts.fate, attempts.seconds, answered)
-        self._add(
-            found, Side.ATTEMPT, tried.only(attempts.fate != Fate.NOBODY)
-        )  # with nobody there Envoy tries nothing
         served = _Seen(attempts.instance, attempts.fate, attempts.seconds, answered)
-        self._add(found, Side.SERVER, served.only((attempts.instance >= 0) & _SERVED[attempts.fate]))
-        return found
+        return _joined(
+            [
+                self._columns(Side.CLIENT, _Seen(requests.call, requests.fate, requests.seconds, every)),
+                # with nobody there Envoy tries nothing
+                self._columns(Side.ATTEMPT, tried.only(attempts.fate != Fate.NOBODY)),
+                self._columns(Side.SERVER, served.only((attempts.instance >= 0) & _SERVED[attempts.fate])),
+            ]
+        )
 
     def saturation(self, now: Condition) -> tuple[Saturation, ...]:
         """Return how full each instance is: requests it holds or lets wait, of its workers and its queue."""
         held = now.load * now.busy_s + now.backlog
-        return tuple(
-            Saturation(name, float(held[k]), float(now.workers[k])) for k, name in enumerate(self._layout.instances)
-        )
+        return tuple(map(Saturation, self._layout.instances, held.tolist(), now.workers.tolist()))
 
-    def _add(self, found: dict[Series, Outcomes], side: Side, seen: _Seen) -> None:
+    def _columns(self, side: Side, seen: _Seen) -> Frame:
+        """Count what one side saw."""
         if not len(seen.key):
-            return
-        fate, seconds, timed = seen.fate, seen.seconds, seen.timed
+            return EMPTY
+        keys = self._keys[side]
         names, rows = np.unique(seen.key, return_inverse=True)
+        series = [keys.get(name) or self._name(side, name) for name in names.tolist()]
+        if self.silent:
+            heard = np.asarray([one.reporter not in self.silent for one in series])
+            if not heard.all():
+                return self._columns(side, seen.only(heard[rows]))
+        fate = seen.fate
         fates = np.bincount(rows * _FATES + fate, minlength=len(names) * _FATES).reshape(-1, _FATES)
-        buckets = np.searchsorted(BOUNDS_S, seconds[timed])
-        shape = (len(names), BUCKETS)
-        latency = np.bincount(rows[timed] * BUCKETS + buckets, minlength=shape[0] * shape[1]).reshape(shape)
-        requests, errors = fates.sum(axis=1).tolist(), (fates * BAD).sum(axis=1).tolist()
-        plain = (fates[:, Fate.OK] == fates.sum(axis=1)).tolist()
-        for row, name in enumerate(names.tolist()):
-            series = self._keys.get((side, name)) or self._name(side, name)
-            if series.reporter in self.silent:
-                continue
-            if plain[row]:
-                outcomes = Outcomes(requests[row], 0, {}, {200: requests[row]}, latency[row])
-            else:
-                outcomes = _outcomes(fates[row], requests[row], errors[row], latency[row], attempt=side is Side.ATTEMPT)
-            found[series] = outcomes
+        buckets = np.searchsorted(BOUNDS_S, seen.seconds[seen.timed])
+        cells, counts = np.unique(rows[seen.timed] * BUCKETS + buckets, return_counts=True)
+        requests = fates.sum(axis=1)
+        odd = {
+            row: _odd(fates[row].tolist(), attempt=side is Side.ATTEMPT)
+            for row in np.flatnonzero(fates[:, Fate.OK] != requests).tolist()
+        }
+        return Frame(series, requests, (fates * BAD).sum(axis=1), Cells(cells // BUCKETS, cells % BUCKETS, counts), odd)
 
     def _name(self, side: Side, key: int) -> Series:
         layout = self._layout
@@ -130,7 +131,7 @@ class Telemetry:
             instance = int(layout.first[layout.callee[call]]) + local - 1
             version, name = (layout.version_of[instance], layout.instances[instance]) if local else ("", "")
             made = Series(side, layout.caller_name(call), callee, version, name, reporter(layout, call))
-        self._keys[(side, key)] = made
+        self._keys[side][key] = made
         return made
 
 
@@ -140,17 +141,35 @@ def reporter(layout: Layout, call: int) -> str:
     return "users-1" if caller == len(layout.services) else layout.instances[layout.first[caller]]
 
 
-def _outcomes(fates: Ints, requests: int, errors: int, latency: Ints, *, attempt: bool) -> Outcomes:
+def _odd(fates: Sequence[int], *, attempt: bool) -> Odd:
+    """Return flags and codes of so many fates of each kind."""
     flags: dict[str, int] = {}
     codes: dict[int, int] = {}
-    for fate, count in zip(Fate, fates.tolist(), strict=True):
+    for fate, count in zip(Fate, fates, strict=True):
         if not count:
             continue
         for flag in FLAGS.get(fate, ()):
             flags[flag] = flags.get(flag, 0) + count
         code = 0 if attempt and fate in {Fate.REFUSED, Fate.TIMEOUT} else CODES[fate]
         codes[code] = codes.get(code, 0) + count
-    return Outcomes(requests, errors, flags, codes, latency)
+    return flags, codes
+
+
+def _joined(frames: Sequence[Frame]) -> Frame:
+    """Return frames of different series as one."""
+    starts = [sum(len(frame) for frame in frames[:k]) for k in range(len(frames))]
+    parts = list(zip(frames, starts, strict=True))
+    return Frame(
+        [name for frame in frames for name in frame.names],
+        np.concatenate([frame.requests for frame in frames]),
+        np.concatenate([frame.errors for frame in frames]),
+        Cells(
+            np.concatenate([frame.cells.row + start for frame, start in parts]),
+            np.concatenate([frame.cells.bucket for frame in frames]),
+            np.concatenate([frame.cells.count for frame in frames]),
+        ),
+        {start + k: odd for frame, start in parts for k, odd in frame.odd.items()},
+    )
 
 
 def total(reported: Mapping[Series, Outcomes], side: Side) -> Outcomes:

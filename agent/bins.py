@@ -1,0 +1,174 @@
+"""What arrived within one bin of time, by numbers of series: columns that add in a few array operations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from models.frame import OK_CODE, Frame, Odd
+from models.signals import BUCKETS, Counts, Outcomes, Series
+
+Numbers = npt.NDArray[np.int32]
+_Key = TypeVar("_Key", str, int)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sorted:
+    """A bin in ascending order: numbers with their positions, latency cells with their counts."""
+
+    ids: Numbers
+    positions: Counts
+    cells: Numbers
+    counts: Numbers
+
+
+class Bin:
+    """Sums of one stretch of time that is known as `at`. Never changes.
+
+    `ids` are distinct numbers of series in the order they appeared, `requests` and `errors` belong to them. `cells` are
+    `number * BUCKETS + bucket` with `counts`; a cell may stand there more than once. `odd` is by number (see `Frame`).
+    """
+
+    __slots__ = ("_asked", "_sorted", "at", "cells", "counts", "errors", "ids", "odd", "requests")
+
+    def __init__(
+        self,
+        *,
+        at: float,
+        ids: Numbers,
+        requests: Numbers,
+        errors: Numbers,
+        cells: Numbers,
+        counts: Numbers,
+        odd: Mapping[int, Odd],
+    ) -> None:
+        self.at = at
+        self.ids = ids
+        self.requests = requests
+        self.errors = errors
+        self.cells = cells
+        self.counts = counts
+        self.odd = odd
+        self._sorted: _Sorted | None = None
+        self._asked: dict[int, Outcomes | None] = {}
+
+    @classmethod
+    def of(cls, at: float, frame: Frame, ids: Numbers) -> Bin:
+        """Return a frame's outcomes; `ids` are the numbers of its series."""
+        cells = frame.cells
+        return cls(
+            at=at,
+            ids=ids,
+            requests=frame.requests.astype(np.int32),
+            errors=frame.errors.astype(np.int32),
+            cells=(ids[cells.row] * BUCKETS + cells.bucket).astype(np.int32),
+            counts=cells.count.astype(np.int32),
+            odd={int(ids[k]): odd for k, odd in frame.odd.items()},
+        )
+
+    def moved(self, at: float) -> Bin:
+        """Return the same outcomes known as another time."""
+        return self._with(at, self.ids, self.cells, self.odd)
+
+    def renumbered(self, new: Numbers) -> Bin:
+        """Return the same outcomes with series k numbered `new[k]`."""
+        cells = (new[self.cells // BUCKETS] * BUCKETS + self.cells % BUCKETS).astype(np.int32)
+        odd = {int(new[k]): value for k, value in self.odd.items()}
+        return self._with(self.at, new[self.ids], cells, odd)
+
+    def _with(self, at: float, ids: Numbers, cells: Numbers, odd: Mapping[int, Odd]) -> Bin:
+        return Bin(at=at, ids=ids, requests=self.requests, errors=self.errors, cells=cells, counts=self.counts, odd=odd)
+
+    def get(self, number: int) -> Outcomes | None:
+        """Return the outcomes of one series (to be read only), None when it had none."""
+        if number not in self._asked:
+            self._asked[number] = self._find(number)
+        return self._asked[number]
+
+    def outcomes(self, names: Sequence[Series]) -> dict[Series, Outcomes]:
+        """Return everything, in the order it appeared; `names[k]` is series k."""
+        latency = np.zeros((len(self.ids), BUCKETS), dtype=np.int64)
+        order = np.argsort(self.ids)
+        rows = order[np.searchsorted(self.ids, self.cells // BUCKETS, sorter=order)]
+        np.add.at(latency, (rows, self.cells % BUCKETS), self.counts)
+        found: dict[Series, Outcomes] = {}
+        for k, (number, requests, errors) in enumerate(
+            zip(self.ids.tolist(), self.requests.tolist(), self.errors.tolist(), strict=True)
+        ):
+            odd = self.odd.get(number)
+            flags, codes = (dict(odd[0]), dict(odd[1])) if odd is not None else ({}, {OK_CODE: requests})
+            found[names[number]] = Outcomes(requests, errors, flags, codes, latency[k])
+        return found
+
+    def _find(self, number: int) -> Outcomes | None:
+        if self._sorted is None:
+            order, cells = np.argsort(self.ids), np.argsort(self.cells, kind="stable")
+            self._sorted = _Sorted(self.ids[order], order, self.cells[cells], self.counts[cells])
+        here = self._sorted
+        place = int(np.searchsorted(here.ids, number))
+        if place >= len(here.ids) or here.ids[place] != number:
+            return None
+        first, last = np.searchsorted(here.cells, (number * BUCKETS, (number + 1) * BUCKETS))
+        latency = np.zeros(BUCKETS, dtype=np.int64)
+        np.add.at(latency, here.cells[first:last] - number * BUCKETS, here.counts[first:last])
+        position = int(here.positions[place])
+        requests = int(self.requests[position])
+        flags, codes = self.odd.get(number) or ({}, {OK_CODE: requests})
+        return Outcomes(requests, int(self.errors[position]), flags, codes, latency)
+
+
+def total(at: float, bins: Sequence[Bin]) -> Bin:
+    """Return the sum of bins, known as `at`; series in the order they first appeared."""
+    if len(bins) == 1:
+        return bins[0].moved(at)
+    if not bins:
+        return Bin(at=at, ids=_NONE, requests=_NONE, errors=_NONE, cells=_NONE, counts=_NONE, odd={})
+    ids, first, inverse = np.unique(np.concatenate([b.ids for b in bins]), return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    requests = _sums(inverse, [b.requests for b in bins])
+    cells, where = np.unique(np.concatenate([b.cells for b in bins]), return_inverse=True)
+    return Bin(
+        at=at,
+        ids=ids[order],
+        requests=requests[order],
+        errors=_sums(inverse, [b.errors for b in bins])[order],
+        cells=cells,
+        counts=_sums(where, [b.counts for b in bins]),
+        odd=_odd(bins, dict(zip(ids.tolist(), requests.tolist(), strict=True)) if any(b.odd for b in bins) else {}),
+    )
+
+
+def _odd(bins: Sequence[Bin], requests: Mapping[int, int]) -> dict[int, Odd]:
+    """Add up flags and codes of series that were odd in any bin; where they were not, all their codes were 200."""
+    found: dict[int, Odd] = {}
+    plain: dict[int, int] = {}
+    for one in bins:
+        if not one.odd:
+            continue
+        positions = dict(zip(one.ids.tolist(), one.requests.tolist(), strict=True))
+        for number, (flags, codes) in one.odd.items():
+            into = found.setdefault(number, ({}, {}))
+            _add(into[0], flags)
+            _add(into[1], codes)
+            plain[number] = plain.get(number, requests[number]) - positions[number]
+    for number, count in plain.items():
+        if count:
+            _add(found[number][1], {OK_CODE: count})
+    return found
+
+
+def _add(into: dict[_Key, int], more: Mapping[_Key, int]) -> None:
+    for key, count in more.items():
+        into[key] = into.get(key, 0) + count
+
+
+def _sums(inverse: Counts, parts: Sequence[Numbers]) -> Numbers:
+    """Return sums of counts by group (exact: float64 holds every count below 2**53)."""
+    return np.bincount(inverse, weights=np.concatenate(parts)).astype(np.int32)
+
+
+_NONE: Final[Numbers] = np.zeros(0, dtype=np.int32)
