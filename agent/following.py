@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 OVERLAYS_S: Final = 1.0
 CHANGES_WAIT_S: Final = 20.0
-BACK_OFF_S: Final = (0.1, 3.0)
+BACK_OFF_S: Final = (0.1, 1.0)
 
 
 class Follower:
@@ -106,10 +106,10 @@ class Follower:
     def _up(self, *, up: bool, why: str = "") -> None:
         if up == self._mesh.control_up and (up or self._mesh.told_down):
             return
-        self._mesh.control_up = up
-        self._mesh.told_down = not up
         metrics.CONTROL_UP.set(up)
         if up:
+            self._mesh.answers(self._clock())
             self._timeline.add(self._clock(), "control", "the control plane answers")
         else:
+            self._mesh.silent(self._clock())
             self._timeline.add(self._clock(), "warning", f"seeing on without acting: {why}")

@@ -56,6 +56,8 @@ class Situation:
     audit_broken: str
     person: str
     stopped: str = ""
+    stale: str = ""
+    """Why what was seen of the fault is no evidence any more ("": it is)."""
 
 
 def check(at: Situation) -> Block | None:  # noqa: PLR0911  # one return per interlock
@@ -70,6 +72,8 @@ def check(at: Situation) -> Block | None:  # noqa: PLR0911  # one return per int
         return Block(Interlock.WARM_UP, "the agent has just started and knows no normal yet")
     if not at.topology_known or not at.control_up:
         return Block(Interlock.CONTROL, "the control plane does not answer")
+    if at.stale:
+        return Block(Interlock.CONTROL, at.stale)
     if at.storm_share >= at.storm_limit or at.cause.kind is CauseKind.GLOBAL:
         text = f"{at.storm_share:.0%} of all services are sick for other reasons: this is no local cause"
         return Block(Interlock.STORM, text, final=True)

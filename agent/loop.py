@@ -64,6 +64,7 @@ class HealingLoop:
         self._anomalies: tuple[Anomaly, ...] = ()
         self._symptoms = Symptoms()
         self._led_with: int | None = None
+        self._fresh_since = 0.0
         self._started = tools.clock()
         self.remembers_normal = False
         self.blind: frozenset[str] = frozenset()
@@ -181,6 +182,7 @@ class HealingLoop:
             outcomes = Frame.of(self._s.sight.take_tick(now))
             self.history.add(now, outcomes)
             self._s.mesh.see(outcomes)
+            self._begin_afresh(now)
             self._s.detector.update(now, outcomes, self._s.sight.saturation(now), lag_s=self._s.sight.lag(now))
             self._look(now)
             self._symptoms = Symptoms(self._anomalies, self._s.mesh.topology)
@@ -190,6 +192,16 @@ class HealingLoop:
             self._consider(now)
             self._caretaker.keep(now)
             metrics.OPEN.set(sum(track.incident.is_open for track in self._tracks.values()))
+
+    def _begin_afresh(self, now: float) -> None:
+        """A while after the control plane came back, untreated faults must alarm again, on evidence of since then."""
+        due = self._s.mesh.fresh_from
+        if self._fresh_since >= due or now < due:
+            return
+        self._fresh_since = due
+        waiting = [t.incident for t in self._tracks.values() if t.incident.stage in UNTREATED]
+        series = {a.series for incident in waiting for a in incident.anomalies}
+        self._s.detector.reset(lambda one: one in series)
 
     def _look(self, now: float) -> None:
         blind = self._s.sight.blind(now)
@@ -310,6 +322,7 @@ class HealingLoop:
                 audit_broken="",
                 person=self._caretaker.person(incident.current, now),
                 stopped=self._t.switch.stopped or _ordered(incident),
+                stale=mesh.stale(track.live_at, now),
             )
         )
         stale = incident.step > 0 or track.blocked_at > 0  # else planned a moment ago

@@ -17,6 +17,12 @@ from models.signals import Saturation, Series, Side
 CHANGES_S: Final = 1800.0
 MET_MOST: Final = 200_000
 
+ABSENT_S: Final = 1.0
+"""A control plane that did not answer for this long was away; less is one slow answer."""
+
+RETURN_S: Final = 3.0
+"""After an absence sidecars reconnect and renew what ran out, certificates above all: measured, 2 s for all of them."""
+
 
 class MeshView:
     """The agent's copy of the mesh. `known` tells whether a topology has ever arrived."""
@@ -33,6 +39,8 @@ class MeshView:
         self.known = False
         self.control_up = False
         self.told_down = False
+        self.away_since = 0.0  # Unix s, while `told_down`
+        self.fresh_from = 0.0  # Unix s: what was seen before may be the absence's own doing
         self.overlays_at = 0.0  # when the request that gave `overlays` was sent, Unix s
 
     @property
@@ -54,6 +62,23 @@ class MeshView:
         self._services = frozenset(instance.service for instance in topology.instances)
         self._met.clear()  # an edge may have been known by declaration only
         self._merge()
+
+    def answers(self, now: float) -> None:
+        """Note that the control plane answers; after an absence the mesh is given time to recover from that."""
+        if self.told_down and now - self.away_since >= ABSENT_S:
+            self.fresh_from = now + RETURN_S
+        self.control_up, self.told_down = True, False
+
+    def silent(self, now: float) -> None:
+        """Note that the control plane does not answer."""
+        self.away_since = self.away_since if self.told_down else now
+        self.control_up, self.told_down = False, True
+
+    def stale(self, seen_at: float, now: float) -> str:
+        """Return why a fault last seen at `seen_at` (Unix s) may be an absence's own doing, "" when it is none."""
+        if now < self.fresh_from:
+            return "the control plane has just come back: what its absence did may pass by itself"
+        return "" if seen_at >= self.fresh_from else "not seen again since the control plane is back"
 
     def see(self, series: Iterable[Series]) -> frozenset[Edge]:
         """Learn edges from telemetry; return those not known before."""

@@ -354,6 +354,36 @@ async def test_nothing_is_done_about_what_went_away_while_the_control_plane_was_
     assert world.stage == "observed"
 
 
+@pytest.mark.parametrize("passes", [True, False])
+async def test_what_an_absent_control_plane_did_may_pass_once_it_is_back(world: World, passes: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """Certificates that ran out are renewed within seconds of its return: only what is still wrong then is acted on."""
+    await world.begin()
+    world.mesh.silent(world.clock.now)
+    await world.step(2.0)
+    fault = world.break_(bad_version(world))
+    await world.step(2.0)
+    world.mesh.answers(world.clock.now)
+    await world.step(1.0)
+    assert "just come back" in world.incident.waiting
+    fault.over = passes
+    await world.step(1.8)
+    assert world.acts() == []
+    await world.step(3.0)
+    assert bool(world.acts()) is not passes
+    assert world.stage == ("observed" if passes else "resolved")
+
+
+async def test_one_slow_answer_of_the_control_plane_is_no_absence(world: World) -> None:
+    """Half a second without an answer delays nothing."""
+    await world.begin()
+    world.mesh.silent(world.clock.now)
+    await world.step(0.4)
+    world.mesh.answers(world.clock.now)
+    world.break_(bad_version(world))
+    await world.step(1.0)
+    assert world.acts()
+
+
 async def test_an_overlay_the_control_plane_could_not_take_is_laid_once_it_can(world: World) -> None:
     """Unavailable in the middle of acting: tried again under the same id."""
     await world.begin()
