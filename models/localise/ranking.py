@@ -348,18 +348,31 @@ def _global_cause(evidence: Evidence, signal: Signal, alone: int, well: int, cha
     return Cause(CauseKind.GLOBAL, "", "", signal, chance, None, said, numbers, near)
 
 
+def _one_version(evidence: Evidence, service: str) -> str:
+    """Return the only version of a service with anomalies of its own, "" when there is none or it has no siblings."""
+    sick = {a.series.version for a in evidence.anomalies if a.series.callee == service and a.series.version}
+    known = {i.version for i in evidence.topology.instances if i.service == service}
+    return next(iter(sick)) if len(sick) == 1 and len(known) > 1 else ""
+
+
 def _fallback(evidence: Evidence) -> tuple[Cause, ...]:
-    """Name what the detectors saw when the counts prove nothing: weak, and said so."""
+    """Name what the detectors saw when the counts prove nothing: weak, and said so.
+
+    Where only one version of several left its baseline, it is the version.
+    """
     found: dict[str, Cause] = {}
     for anomaly in sorted(evidence.anomalies, key=lambda a: (-a.score, a.series, a.signal)):
         service = anomaly.series.callee
         if not service or service in found:
             continue
+        version = _one_version(evidence, service)
+        name = f"{service} {version}" if version else service
         text = (
-            f"{anomaly.signal} of {service} left its baseline ({anomaly.observed:.3g}, normally {anomaly.expected:.3g}), "
+            f"{anomaly.signal} of {name} left its baseline ({anomaly.observed:.3g}, normally {anomaly.expected:.3g}), "
             "but the counts since the onset do not say where the fault lives."
         )
-        found[service] = Cause(CauseKind.SERVICE, service, "", anomaly.signal, 0.0, None, (text,))
+        kind = CauseKind.VERSION if version else CauseKind.SERVICE
+        found[service] = Cause(kind, service, version, anomaly.signal, 0.0, None, (text,))
     share = 0.5 / len(found) if found else 0.0
     return tuple(
         Cause(c.kind, c.service, c.subject, c.signal, share, c.edge, c.evidence, c.numbers, c.changes)

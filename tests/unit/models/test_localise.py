@@ -210,6 +210,23 @@ def test_an_overflowing_pool_is_overload() -> None:
     assert causes[0].kind is CauseKind.OVERLOAD
 
 
+def test_what_only_one_version_shows_is_the_version_even_where_counts_prove_nothing() -> None:
+    """Seven failures among thousands prove nothing by their counts; the alarm itself was about one version of two."""
+    instances = [Instance(f"catalog-{v}-{k}", "catalog", v, "", "", 0) for v in ("v1", "v2") for k in (1, 2)]
+    since = {
+        Series(Side.ATTEMPT, "storefront", "catalog", i.version, i.id, "storefront-1"): Outcomes(
+            requests=300 if i.version == "v2" else 1000, errors={"catalog-v2-1": 4, "catalog-v2-2": 3}.get(i.id, 0)
+        )
+        for i in instances
+    }
+    version = Series(Side.ATTEMPT, "", "catalog", "v2", "", "")
+    edge = Series(Side.CLIENT, "storefront", "catalog", "", "", "")
+    anomalies = tuple(Anomaly(s, Signal.ERRORS, 10.0, 9.0, 0.012, 0.0003, 9.5, 600) for s in (version, edge))
+    (cause,) = localise(Evidence(anomalies, since, lambda _s, _g: None, Topology(tuple(instances))))
+    assert (cause.kind, cause.subject) == (CauseKind.VERSION, "v2")
+    assert cause.probability == 0.5
+
+
 def test_everything_failing_by_itself_is_global() -> None:
     """Ten unrelated services failing at once have a cause beyond each of them."""
     since = {
