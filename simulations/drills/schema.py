@@ -52,7 +52,7 @@ class Outcome(StrEnum):
     """What must come of a drill."""
 
     HEALED = "healed"  # the agent acts, proves that it helped, and users are well again
-    ESCALATED = "escalated"  # the agent calls a person, and touches nobody innocent
+    ESCALATED = "escalated"  # the agent calls a person or asks one for approval in vain, and touches nobody innocent
     ABSORBED = "absorbed"  # users are well again by themselves (or the agent was faster), and no person is called
 
 

@@ -11,6 +11,7 @@ from agent.incidents import Incident
 from agent.story import deed
 from models.incident import Stage
 from models.overlay import Overlay
+from playbooks.schema import Mode
 from playbooks.units import percent, span
 from simulations.drills.guilt import explains, innocent
 from simulations.drills.objectives import services_well_again, well_again
@@ -93,7 +94,7 @@ class Verdict:
         incident = self.incident
         if incident is not None and self.seen.overlays and "verified" in incident.times:
             return Outcome.HEALED
-        if any(i.stage is Stage.ESCALATED for i in self.seen.incidents):
+        if any(i.stage is Stage.ESCALATED or _asked(i) for i in self.seen.incidents):
             return Outcome.ESCALATED
         if self.mitigated_s is not None:
             return Outcome.ABSORBED
@@ -145,6 +146,16 @@ class Verdict:
         yield _within("well again", expect.well_again_within, again)
         undone = "; ".join(self.seen.undo_errors)
         yield Check("undone", "everything", undone or "everything", not undone)
+
+
+def _asked(incident: Incident) -> bool:
+    """Tell whether a plan asked a person for approval and was given none."""
+    return (
+        incident.mode == Mode.APPROVE
+        and not incident.merged_into
+        and not incident.approved_by
+        and "acted" not in incident.times
+    )
 
 
 def _within(name: str, most: float, found: float | None) -> Check:
