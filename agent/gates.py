@@ -60,7 +60,7 @@ class Situation:
     """Why what was seen of the fault is no evidence any more ("": it is)."""
 
 
-def check(at: Situation) -> Block | None:  # noqa: PLR0911  # one return per interlock
+def check(at: Situation) -> Block | None:  # noqa: C901, PLR0911  # one return per interlock
     """Return the first interlock that forbids acting, None when all are open."""
     if at.stopped:
         return Block(Interlock.STOPPED, at.stopped)

@@ -355,7 +355,7 @@ async def test_nothing_is_done_about_what_went_away_while_the_control_plane_was_
 
 
 @pytest.mark.parametrize("passes", [True, False])
-async def test_what_an_absent_control_plane_did_may_pass_once_it_is_back(world: World, passes: bool) -> None:  # noqa: FBT001 - a parameter of the test
+async def test_what_an_absent_control_plane_did_may_pass_once_it_is_back(world: World, *, passes: bool) -> None:
     """Certificates that ran out are renewed within seconds of its return: only what is still wrong then is acted on."""
     await world.begin()
     world.mesh.silent(world.clock.now)
