@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from models.frame import OK_CODE, Frame, Odd
+from models.frame import OK_CODE, Frame, Odd, told
 from models.signals import BUCKETS, Counts, Outcomes, Series
 
 Numbers = npt.NDArray[np.int32]
@@ -99,8 +99,7 @@ class Bin:
         for k, (number, requests, errors) in enumerate(
             zip(self.ids.tolist(), self.requests.tolist(), self.errors.tolist(), strict=True)
         ):
-            odd = self.odd.get(number)
-            flags, codes = (dict(odd[0]), dict(odd[1])) if odd is not None else ({}, {OK_CODE: requests})
+            flags, codes = told(self.odd.get(number), requests)
             found[names[number]] = Outcomes(requests, errors, flags, codes, latency[k])
         return found
 
@@ -117,7 +116,7 @@ class Bin:
         np.add.at(latency, here.cells[first:last] - number * BUCKETS, here.counts[first:last])
         position = int(here.positions[place])
         requests = int(self.requests[position])
-        flags, codes = self.odd.get(number) or ({}, {OK_CODE: requests})
+        flags, codes = told(self.odd.get(number), requests)
         return Outcomes(requests, int(self.errors[position]), flags, codes, latency)
 
 

@@ -39,7 +39,7 @@ def asks(incident: Incident) -> bool:
     return waits and not any(step.acted_at for step in incident.steps)
 
 
-def without(pool: list[Anomaly], mine: list[Anomaly]) -> list[Anomaly]:
+def without(pool: Iterable[Anomaly], mine: Iterable[Anomaly]) -> list[Anomaly]:
     """Return those of `pool` that are not among `mine`, which were taken from it."""
     taken = {id(a) for a in mine}
     return [a for a in pool if id(a) not in taken]

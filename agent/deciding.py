@@ -20,6 +20,9 @@ SHADOW: Final = "shadow"
 APPROVE: Final = "approve"
 """Keys under which a person is told why nothing is done."""
 
+ASKED: Final = frozenset({APPROVE, f"page {APPROVE}", SHADOW})
+"""What was told of a plan that waits for a person; forgotten when there is another plan."""
+
 LIVE_S: Final = 0.5
 """Symptoms seen within this time count as seen now, seconds."""
 

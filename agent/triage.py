@@ -16,6 +16,7 @@ from typing import Final
 from agent import metrics, story
 from agent.claims import asks, joined, presentable, remaining, thinks, without
 from agent.correlate import Symptoms, about, explains, upstream
+from agent.deciding import ASKED
 from agent.history import History
 from agent.incidents import Datum, Incident, timed
 from agent.mesh import MeshView
@@ -105,7 +106,7 @@ class Triage:
         return explains(incident.cause, anomaly, topology, strict=strict)
 
     def _unclaimed(self, symptoms: Symptoms, now: float) -> list[Anomaly]:
-        claimed: set[int] = set()
+        claimed: list[Anomaly] = []
         for track in self._tracks.values():
             if not self.absorbs(track, now):
                 continue
@@ -116,8 +117,8 @@ class Triage:
             if mine:
                 track.live_at, track.awake = now, True
                 track.incident = joined(track.incident, mine)
-                claimed |= {id(a) for a in mine}
-        return [a for a in symptoms.all if id(a) not in claimed]
+                claimed += mine
+        return without(symptoms.all, claimed)
 
     def _name(self, pool: list[Anomaly], now: float) -> None:
         """Name causes until the pool is empty or nothing more stands out."""
@@ -169,7 +170,7 @@ class Triage:
         Independent faults share the odds, and a plan that waits for a person would hide every fault after it.
         """
         near = Symptoms(pool, self._mesh.topology)
-        kept: set[int] = set()
+        kept: list[Anomaly] = []
         for track in list(thinking):
             cause = track.incident.cause
             if cause is None or not near.may_follow(cause) or track.doubt_until or cause.key in track.incident.refuted:
@@ -178,8 +179,8 @@ class Triage:
             if mine:
                 _taken(thinking, track, now)
                 track.incident = joined(track.incident, mine)
-                kept |= {id(a) for a in mine}
-        return [a for a in pool if id(a) not in kept]
+                kept += mine
+        return without(pool, kept)
 
     def _some(self, pool: list[Anomaly], thinking: list[Track]) -> tuple[list[Anomaly], list[Anomaly]]:
         """Return what to think about in this tick, and what later, when very many incidents wait: a part, in turns.
@@ -235,8 +236,7 @@ class Triage:
         def overlap(track: Track) -> int:
             return sum((a.series, a.signal) in mine or explains(best, a, topology) for a in track.incident.anomalies)
 
-        found = same[0] if same else max(thinking, key=overlap, default=None)
-        return found if same or (found is not None and overlap(found)) else None
+        return same[0] if same else _most(thinking, overlap)
 
     def _holding(self, thinking: list[Track], pool: list[Anomaly]) -> Track | None:
         """Return the incident under consideration that has most of these symptoms, None when none has any."""
@@ -245,8 +245,7 @@ class Triage:
         def shared(track: Track) -> int:
             return sum((a.series, a.signal) in mine for a in track.incident.anomalies)
 
-        found = max(thinking, key=shared, default=None)
-        return found if found is not None and shared(found) else None
+        return _most(thinking, shared)
 
     def _open(self, anomalies: list[Anomaly], now: float, *, split_from: str = "") -> Track:
         """Open an incident; `split_from` is the one whose cause did not explain these anomalies ("" when none did)."""
@@ -318,7 +317,7 @@ class Triage:
             track.told_at = now
         elif other and asks(track.incident):  # the plan that waits is about another cause: plan anew
             track.incident = replace(track.incident, playbook="", mode="", steps=(), step=-1)
-            track.paged -= {"approve", "page approve", "shadow"}
+            track.paged -= ASKED
             self._treatment.move(track, Stage.CORRELATED, f"cause, seen better now: {story.suspicion(best)}", **data)
             track.told_at = now
         elif other and due:
@@ -379,6 +378,12 @@ def _taken(thinking: list[Track], track: Track, now: float) -> None:
     if track in thinking:
         thinking.remove(track)
     track.live_at, track.awake = now, True
+
+
+def _most(tracks: list[Track], score: Callable[[Track], int]) -> Track | None:
+    """Return the track with the highest score, the first of equals; None when none scores."""
+    found = max(tracks, key=score, default=None)
+    return found if found is not None and score(found) else None
 
 
 def _keys(anomalies: Iterable[Anomaly]) -> set[tuple[Series, Signal]]:

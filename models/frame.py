@@ -20,6 +20,11 @@ Odd = tuple[dict[str, int], dict[int, int]]
 OK_CODE = 200
 
 
+def told(odd: Odd | None, requests: int) -> Odd:
+    """Return a copy of a series' flags and codes; one that is not odd had `requests` plain answers."""
+    return (dict(odd[0]), dict(odd[1])) if odd is not None else ({}, {OK_CODE: requests})
+
+
 @dataclass(frozen=True, slots=True)
 class Cells:
     """Latency counts that are not 0: `count` requests of the series at position `row` fell into `bucket`."""
@@ -113,8 +118,7 @@ class Frame(Mapping[Series, Outcomes]):
         latency = np.zeros(BUCKETS, dtype=np.int64)
         latency[self.cells.bucket[first:last]] = self.cells.count[first:last]
         requests = int(self.requests[position])
-        odd = self.odd.get(position)
-        flags, codes = (dict(odd[0]), dict(odd[1])) if odd is not None else ({}, {OK_CODE: requests})
+        flags, codes = told(self.odd.get(position), requests)
         return Outcomes(requests, int(self.errors[position]), flags, codes, latency)
 
 

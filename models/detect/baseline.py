@@ -14,6 +14,7 @@ from models.signals import BOUNDS_S, BUCKETS
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+SmallArray = npt.NDArray[np.float32]
 
 BUCKETS_PER_DECADE: Final = 12
 

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.detect.baseline import FloatArray
+from models.detect.baseline import BoolArray, FloatArray, SmallArray
+from models.detect.finding import ROUNDING
 from models.errors import InvalidInput
 
 DAY_S = 86_400.0
@@ -65,6 +66,15 @@ class FalseAlarmBudget:
 def lowest(threshold: float, among: int) -> float:
     """Return the least natural-log e-value that can count for one of `among` streams (see `level`)."""
     return threshold - math.log(max(1, among))
+
+
+def promising(wealth: SmallArray, nats: float) -> BoolArray:
+    """Tell which streams' mixtures may reach `nats`: a mixture is worth no more than its best part.
+
+    `wealth` are the natural-log e-values of the parts, shape (streams, parts).
+    """
+    found: BoolArray = wealth.max(axis=1, initial=0) >= nats - ROUNDING
+    return found
 
 
 def level(threshold: float, evidence: FloatArray, among: int = 0) -> float:

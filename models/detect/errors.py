@@ -24,11 +24,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from scipy import special
 
-from models.detect.baseline import BoolArray, FloatArray, IntArray
-from models.detect.finding import MAX_NATS, QUIET_NATS, QUIET_S, ROUNDING, SILENT_S, SUSPICION_NATS, Finding
+from models.detect.baseline import BoolArray, FloatArray, IntArray, SmallArray
+from models.detect.budget import promising
+from models.detect.finding import MAX_NATS, QUIET_NATS, QUIET_S, SILENT_S, SUSPICION_NATS, Finding
 
 FAULTS: Final[FloatArray] = np.asarray([0.01, 0.03, 0.08, 0.2, 0.5, 0.97])
 """Shares `q` of good requests that a fault spoils, one CUSUM each."""
@@ -70,40 +70,37 @@ RECENT_KEEP: Final = 0.9
 """Weight that the recent ratio keeps per tick with data: about the last 2 s."""
 
 
-Small = npt.NDArray[np.float32]
-
-
 @dataclass(slots=True)
 class ErrorTable:
     """Columns: baseline, what waits to be learnt, CUSUMs, episode."""
 
-    requests: Small
-    errors: Small
-    pairs: Small  # Σ e(e−1) − its expectation: excess pairs of errors within a tick
-    ratio: Small  # posterior mean
-    bound: Small  # p0
-    dispersion: Small
-    fresh_requests: Small
-    fresh_errors: Small
-    fresh_pairs: Small
-    ripe_requests: Small
-    ripe_errors: Small
-    ripe_pairs: Small
-    held_s: Small
-    age_s: Small
-    seen: Small  # requests ever
-    wealth: Small  # (rows, faults) CUSUM
+    requests: SmallArray
+    errors: SmallArray
+    pairs: SmallArray  # Σ e(e−1) − its expectation: excess pairs of errors within a tick
+    ratio: SmallArray  # posterior mean
+    bound: SmallArray  # p0
+    dispersion: SmallArray
+    fresh_requests: SmallArray
+    fresh_errors: SmallArray
+    fresh_pairs: SmallArray
+    ripe_requests: SmallArray
+    ripe_errors: SmallArray
+    ripe_pairs: SmallArray
+    held_s: SmallArray
+    age_s: SmallArray
+    seen: SmallArray  # requests ever
+    wealth: SmallArray  # (rows, faults) CUSUM
     start: FloatArray  # (rows, faults) Unix s at which it last left zero
-    run_requests: Small  # (rows, faults) since then
-    run_errors: Small
-    run_ticks: Small  # ticks with errors since then
+    run_requests: SmallArray  # (rows, faults) since then
+    run_errors: SmallArray
+    run_ticks: SmallArray  # ticks with errors since then
     alarmed: BoolArray
     onset: FloatArray
-    fault: Small  # share of failures seen at the alarm
-    episode_requests: Small
-    recent_requests: Small
-    recent_errors: Small
-    calm: Small
+    fault: SmallArray  # share of failures seen at the alarm
+    episode_requests: SmallArray
+    recent_requests: SmallArray
+    recent_errors: SmallArray
+    calm: SmallArray
     calm_since: FloatArray
     last_at: FloatArray
 
@@ -166,10 +163,8 @@ class ErrorDetector:
         self._quiet(at, rows, good, errors)
 
     def near(self, rows: IntArray, nats: float) -> IntArray:
-        """Return those of `rows` whose evidence may reach `nats`: a mixture is worth no more than its best part."""
-        best = self.table.wealth[rows].max(axis=1, initial=0)
-        near: IntArray = rows[best >= nats - ROUNDING]
-        return near
+        """Return those of `rows` whose evidence may reach `nats`."""
+        return rows[promising(self.table.wealth[rows], nats)]
 
     def evidence(self, rows: IntArray) -> FloatArray:
         """Return the natural-log e-value of each row (mixture over faults)."""

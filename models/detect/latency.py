@@ -24,10 +24,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from models.detect.baseline import MIDS_S, BoolArray, FloatArray, IntArray, quantile
+from models.detect.baseline import MIDS_S, BoolArray, FloatArray, IntArray, SmallArray, quantile
 from models.detect.bets import ASSUMED, SLOWDOWNS, STEP, Logs, bets, pooled
+from models.detect.budget import promising
 from models.detect.common import CommonMode
-from models.detect.finding import HOLD_S, MAX_NATS, QUIET_NATS, QUIET_S, ROUNDING, SILENT_S, Finding
+from models.detect.finding import HOLD_S, MAX_NATS, QUIET_NATS, QUIET_S, SILENT_S, Finding
 from models.detect.graph import Graph
 from models.detect.shift import MeshShift
 from models.detect.window import BELOW, WIDTH, fold, middle, moved, unfold
@@ -65,40 +66,38 @@ STALE_SHARE: Final = 0.05
 ROUNDS: Final = 12
 BLOCK: Final = 2048
 
-Small = npt.NDArray[np.float32]
-
 
 @dataclass(slots=True)
 class LatencyTable:
     """Columns: baseline, what waits to be learnt, bets, CUSUMs, episode. Windows are those of `models.detect.window`."""
 
     offset: npt.NDArray[np.int16]  # first bucket of the windows
-    seen: Small  # requests ever
-    requests: Small  # behind the baseline
-    counts: Small  # (rows, WIDTH)
+    seen: SmallArray  # requests ever
+    requests: SmallArray  # behind the baseline
+    counts: SmallArray  # (rows, WIDTH)
     fresh: npt.NDArray[np.uint16]  # (rows, WIDTH)
-    ticks: Small  # behind the baseline
-    slow: Small  # slow ones of these
-    excess: Small  # Σ of their evidence beyond `SLOW_NATS`
-    fresh_ticks: Small
-    fresh_slow: Small
-    fresh_excess: Small
+    ticks: SmallArray  # behind the baseline
+    slow: SmallArray  # slow ones of these
+    excess: SmallArray  # Σ of their evidence beyond `SLOW_NATS`
+    fresh_ticks: SmallArray
+    fresh_slow: SmallArray
+    fresh_excess: SmallArray
     was_slow: BoolArray  # the tick before
-    mean_s: Small  # of the baseline
+    mean_s: SmallArray  # of the baseline
     bets: Logs  # (rows, slowdowns, WIDTH)
-    betted: Small  # requests behind the bets
-    held_s: Small
-    wealth: Small  # (rows, slowdowns)
+    betted: SmallArray  # requests behind the bets
+    held_s: SmallArray
+    wealth: SmallArray  # (rows, slowdowns)
     start: FloatArray  # (rows, slowdowns) Unix s
     run_pauses: npt.NDArray[np.uint16]  # (rows, slowdowns)
-    paced: Small  # nats within the last `PAUSE_S`
+    paced: SmallArray  # nats within the last `PAUSE_S`
     paced_at: FloatArray
     run: npt.NDArray[np.float16]  # (rows, WIDTH): since any CUSUM left zero; the recent window once alarmed
     alarmed: BoolArray
     onset: FloatArray
     slowdown: npt.NDArray[np.int8]  # index of the alternative that alarmed
-    episode_requests: Small
-    calm: Small
+    episode_requests: SmallArray
+    calm: SmallArray
     calm_since: FloatArray
     last_at: FloatArray
 
@@ -197,10 +196,8 @@ class LatencyDetector:
         self._quiet(at, rows, gain)
 
     def near(self, rows: IntArray, nats: float) -> IntArray:
-        """Return those of `rows` whose evidence may reach `nats`: a mixture is worth no more than its best part."""
-        best = self.table.wealth[rows].max(axis=1, initial=0)
-        near: IntArray = rows[best >= nats - ROUNDING]
-        return near
+        """Return those of `rows` whose evidence may reach `nats`."""
+        return rows[promising(self.table.wealth[rows], nats)]
 
     def evidence(self, rows: IntArray) -> FloatArray:
         """Return the natural-log e-value of each row (mixture over slowdowns with equal weights)."""
@@ -291,7 +288,7 @@ class LatencyDetector:
         new, old = unfold(both, np.repeat(t.offset[[row]].astype(np.int64), 2))
         return tuple((quantile(new, q), quantile(old, q)) for q in (0.5, 0.9))
 
-    def _paced(self, at: float, rows: IntArray, gain: Small, most: float) -> tuple[Small, BoolArray]:
+    def _paced(self, at: float, rows: IntArray, gain: SmallArray, most: float) -> tuple[SmallArray, BoolArray]:
         """Return the evidence, at most `most` within `PAUSE_S`, and which rows begin such a time in this tick."""
         t = self.table
         again = np.asarray(at - t.paced_at[rows] >= PAUSE_S - self._tick_s / 2, dtype=np.bool_)
@@ -301,7 +298,7 @@ class LatencyDetector:
         t.paced[rows] = spent + np.maximum(gain.max(axis=1), 0)
         return gain, again
 
-    def _uncommon(self, gain: Small, extra_s: FloatArray, services: IntArray, graph: Graph) -> Small:
+    def _uncommon(self, gain: SmallArray, extra_s: FloatArray, services: IntArray, graph: Graph) -> SmallArray:
         """Return the evidence, none in favour of slowness where a request's extra time is within what is no news."""
         some = np.flatnonzero(gain.max(axis=1) > 0)
         if len(some):
@@ -311,7 +308,7 @@ class LatencyDetector:
             gain[within] = np.minimum(gain[within], 0)
         return gain
 
-    def _worth(self, rows: IntArray, gain: Small, services: IntArray, graph: Graph, *, late: bool) -> FloatArray:
+    def _worth(self, rows: IntArray, gain: SmallArray, services: IntArray, graph: Graph, *, late: bool) -> FloatArray:
         """Return the most nats that this tick may be worth for each row; note which ticks are slow."""
         t = self.table
         evidence = np.maximum(gain.max(axis=1), 0).astype(np.float64)
@@ -349,7 +346,7 @@ class LatencyDetector:
         full = unfold(t.counts[rows], t.offset[rows].astype(np.int64))
         t.mean_s[rows] = full @ MIDS_S / np.maximum(full.sum(axis=1), 1e-9)
 
-    def _collect(self, at: float, rows: IntArray, seen: Small, requests: Small, restart: BoolArray) -> None:
+    def _collect(self, at: float, rows: IntArray, seen: SmallArray, requests: SmallArray, restart: BoolArray) -> None:
         t = self.table
         well = ~t.alarmed[rows]
         t.fresh[rows] = np.minimum(t.fresh[rows] + seen * well[:, None], np.iinfo(np.uint16).max)
@@ -360,7 +357,7 @@ class LatencyDetector:
         t.last_at[rows] = at
         t.episode_requests[rows] += requests * ~well
 
-    def _quiet(self, at: float, rows: IntArray, gain: Small) -> None:
+    def _quiet(self, at: float, rows: IntArray, gain: SmallArray) -> None:
         """Run the bet the other way round; quiet also wants the recent window back within the practical margin."""
         t = self.table
         for i in np.flatnonzero(t.alarmed[rows]).tolist():
