@@ -21,7 +21,7 @@ from agent.history import History
 from agent.incidents import Incident, Step, with_step
 from agent.scribe import Scribe, Tools
 from agent.track import Track
-from agent.verification import FLUSH_S, BaselineOf, baseline_of_step, in_flight_s
+from agent.verification import SETTLING_S, BaselineOf, baseline_of_step, in_flight_s
 from models.domain import Topology
 from models.errors import FibrinError
 from models.holdout import Contrast, Effect, HoldOutTest
@@ -97,7 +97,7 @@ class HoldOuts:
             log.info("hold_out.not_opened", incident=incident.id, error=error.message, hint="the act is whole")
             return
         now = self._t.clock()
-        start = now + FLUSH_S + in_flight_s(incident)
+        start = now + SETTLING_S + in_flight_s(incident)
         test = HoldOutTest(step.verify_signal or cause.signal, normal)
         until = now + step.hold_out_s
         self._held[incident.id] = _Held(step.overlay, judgement, now, until, start, test, *arms)

@@ -19,10 +19,11 @@ from models.detect.views import views
 from models.frame import Frame
 from models.incident import Cause, Signal
 from models.signals import BUCKETS, Outcomes, Series, Side, percentile
+from models.telemetry import FLUSH_S
 from models.verify import Judgement, Verdict, judge
 
-FLUSH_S: Final = 0.3
-"""One telemetry period and its transport: what arrives within it may have happened before the action."""
+SETTLING_S: Final = FLUSH_S + 0.15
+"""One telemetry period and its transport, seconds: what arrives within it may have happened before the action."""
 
 IN_FLIGHT_S: Final = 3.0
 """Requests in flight are waited for at most this long."""
@@ -44,7 +45,7 @@ def sample_start(incident: Incident, step: Step, late_s: float = 0.0) -> float:
 
     `late_s` is how much later than usual telemetry has been coming since: what arrives then may be as old.
     """
-    return step.acked_at + FLUSH_S + late_s + in_flight_s(incident)
+    return step.acked_at + SETTLING_S + late_s + in_flight_s(incident)
 
 
 def judge_step(

@@ -17,7 +17,7 @@ from typing import Final
 
 from models.signals import Side
 
-FLUSH_S: Final = 0.15
+FLUSH_S: Final = 0.25
 """Seconds between two reports of a sidecar. Idle sidecars report too: the heartbeat is in each report."""
 
 EXPORT_METHOD: Final = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
