@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import numpy as np
@@ -13,17 +12,8 @@ from models.frame import OK_CODE, Frame, Odd, told
 from models.signals import BUCKETS, Counts, Outcomes, Series
 
 Numbers = npt.NDArray[np.int32]
+Chosen = npt.NDArray[np.bool_]
 _Key = TypeVar("_Key", str, int)
-
-
-@dataclass(frozen=True, slots=True)
-class _Sorted:
-    """A bin in ascending order: numbers with their positions, latency cells with their counts."""
-
-    ids: Numbers
-    positions: Counts
-    cells: Numbers
-    counts: Numbers
 
 
 class Bin:
@@ -33,7 +23,7 @@ class Bin:
     `number * BUCKETS + bucket` with `counts`; a cell may stand there more than once. `odd` is by number (see `Frame`).
     """
 
-    __slots__ = ("_asked", "_sorted", "at", "cells", "counts", "errors", "ids", "odd", "requests")
+    __slots__ = ("at", "cells", "counts", "errors", "ids", "odd", "requests")
 
     def __init__(
         self,
@@ -53,8 +43,6 @@ class Bin:
         self.cells = cells
         self.counts = counts
         self.odd = odd
-        self._sorted: _Sorted | None = None
-        self._asked: dict[int, Outcomes | None] = {}
 
     @classmethod
     def of(cls, at: float, frame: Frame, ids: Numbers) -> Bin:
@@ -83,11 +71,34 @@ class Bin:
     def _with(self, at: float, ids: Numbers, cells: Numbers, odd: Mapping[int, Odd]) -> Bin:
         return Bin(at=at, ids=ids, requests=self.requests, errors=self.errors, cells=cells, counts=self.counts, odd=odd)
 
-    def get(self, number: int) -> Outcomes | None:
-        """Return the outcomes of one series (to be read only), None when it had none."""
-        if number not in self._asked:
-            self._asked[number] = self._find(number)
-        return self._asked[number]
+    def only(self, chosen: Chosen) -> Bin:
+        """Return the outcomes of the series whose numbers are marked in `chosen`."""
+        mine, theirs = chosen[self.ids], chosen[self.cells // BUCKETS]
+        return Bin(
+            at=self.at,
+            ids=self.ids[mine],
+            requests=self.requests[mine],
+            errors=self.errors[mine],
+            cells=self.cells[theirs],
+            counts=self.counts[theirs],
+            odd={number: odd for number, odd in self.odd.items() if chosen[number]},
+        )
+
+    def whole(self) -> Outcomes:
+        """Return the sum of all series."""
+        latency = np.bincount(self.cells % BUCKETS, weights=self.counts, minlength=BUCKETS).astype(np.int64)
+        requests, plain = int(self.requests.sum()), int(self.requests.sum())
+        flags: dict[str, int] = {}
+        codes: dict[int, int] = {}
+        if self.odd:
+            for number, count in zip(self.ids.tolist(), self.requests.tolist(), strict=True):
+                if (odd := self.odd.get(number)) is not None:
+                    plain -= count
+                    _add(flags, odd[0])
+                    _add(codes, odd[1])
+        if plain:
+            _add(codes, {OK_CODE: plain})
+        return Outcomes(requests, int(self.errors.sum()), flags, codes, latency)
 
     def outcomes(self, names: Sequence[Series]) -> dict[Series, Outcomes]:
         """Return everything, in the order it appeared; `names[k]` is series k."""
@@ -102,22 +113,6 @@ class Bin:
             flags, codes = told(self.odd.get(number), requests)
             found[names[number]] = Outcomes(requests, errors, flags, codes, latency[k])
         return found
-
-    def _find(self, number: int) -> Outcomes | None:
-        if self._sorted is None:
-            order, cells = np.argsort(self.ids), np.argsort(self.cells, kind="stable")
-            self._sorted = _Sorted(self.ids[order], order, self.cells[cells], self.counts[cells])
-        here = self._sorted
-        place = int(np.searchsorted(here.ids, number))
-        if place >= len(here.ids) or here.ids[place] != number:
-            return None
-        first, last = np.searchsorted(here.cells, (number * BUCKETS, (number + 1) * BUCKETS))
-        latency = np.zeros(BUCKETS, dtype=np.int64)
-        np.add.at(latency, here.cells[first:last] - number * BUCKETS, here.counts[first:last])
-        position = int(here.positions[place])
-        requests = int(self.requests[position])
-        flags, codes = told(self.odd.get(number), requests)
-        return Outcomes(requests, int(self.errors[position]), flags, codes, latency)
 
 
 def total(at: float, bins: Sequence[Bin]) -> Bin:

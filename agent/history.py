@@ -92,13 +92,11 @@ class History:
         `of` gives the only series that can match (see `towards`), where the mesh is too large to ask each.
         """
         candidates = self._names if of is None else of()
-        chosen = [self._number[series] for series in candidates if match(series)]
-        whole = Outcomes()
-        for one in self._bins(start, end):
-            for number in chosen:
-                if (seen := one.get(number)) is not None:
-                    whole += seen
-        return whole
+        return self._sum(start, end, (self._number[series] for series in candidates if match(series))).whole()
+
+    def about(self, services: frozenset[str], start: float) -> dict[Series, Outcomes]:
+        """Return the sums per series of requests to `services` that arrived at or after `start`."""
+        return self._sum(start, math.inf, self._towards(services)).outcomes(self._names)
 
     def towards(self, services: frozenset[str]) -> tuple[Series, ...]:
         """Return the reported series of requests to `services`, of all sides."""
@@ -106,6 +104,12 @@ class History:
 
     def _towards(self, services: frozenset[str]) -> Iterator[int]:
         return (k for service in sorted(services) for k in self._callees.get(service, ()))
+
+    def _sum(self, start: float, end: float, numbers: Iterable[int]) -> Bin:
+        """Return the sum of what arrived in [start, end) for the series with these numbers."""
+        chosen = np.zeros(len(self._names), dtype=np.bool_)
+        chosen[list(numbers)] = True
+        return total(start, [one.only(chosen) for one in self._bins(start, end)])
 
     def _bins(self, start: float, end: float) -> Iterator[Bin]:
         return (one for bins in (self._coarse, self._fine) for one in bins if start <= one.at < end)

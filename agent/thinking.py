@@ -51,14 +51,10 @@ class MeshLocaliser:
 
 
 def outcomes_of(history: History) -> Since:
-    """Return what adds up a history's requests to some services; the cost follows them, not the mesh."""
-
-    def total(series: Series, start: float) -> Outcomes:
-        return history.total(start, lambda _: True, of=lambda: (series,))
+    """Return what adds up a history's requests to some services."""
 
     def since(start: float, services: frozenset[str]) -> Mapping[Series, Outcomes]:
-        found = {series: total(series, start) for series in history.towards(services)}
-        return {series: outcomes for series, outcomes in found.items() if outcomes.requests}
+        return {series: seen for series, seen in history.about(services, start).items() if seen.requests}
 
     return since
 

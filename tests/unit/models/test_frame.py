@@ -87,10 +87,14 @@ def test_bins_add_up_to_what_adding_one_by_one_gives(given_: list[dict[Series, O
     summed = whole.outcomes(NAMES)
     assert list(summed) == list(expected)
     assert all(same(summed[name], expected[name]) for name in expected)
-    assert {name: None for name, k in numbers.items() if whole.get(k) is None} == dict.fromkeys(
-        name for name in NAMES if name not in expected
-    )
-    assert all(same(one, expected[name]) for name, k in numbers.items() if (one := whole.get(k)) is not None)
+    every = np.ones(len(NAMES), dtype=np.bool_)
+    all_of_it = Outcomes()
+    for name, k in numbers.items():
+        one = whole.only(np.arange(len(NAMES)) == k).outcomes(NAMES)
+        assert list(one) == [name] * (name in expected)
+        assert all(same(one[n], expected[n]) for n in one)
+        all_of_it += expected.get(name, Outcomes())
+    assert same(whole.only(every).whole(), all_of_it)
 
 
 @given(ticks)
