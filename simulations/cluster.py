@@ -1,6 +1,6 @@
 """The whole thing, running: control plane, agent, eighteen sidecars, the shop and its users, all real processes.
 
-`async with Cluster(options) as cluster:` starts everything in a state directory and a loopback subnet of its own, waits
+`async with Cluster(options) as cluster:` starts everything in its state directory and a loopback subnet of its own, waits
 until a user's request goes all the way through, and stops everything in order at the end. Each wait has a deadline; what
 is not there by then is named, with the last lines of its log.
 """
@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -34,18 +32,18 @@ _DRAIN_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """One running mesh. `rate` is users' requests per second; `state_dir` None makes a temporary one.
+    """One running mesh in `state_dir`. `rate` is users' requests per second.
 
     `certified_only` False lets playbooks act alone that no drill vouches for yet. `settings` is the content of the settings file
     (section → name → value). `app_ports`: instances whose application listens elsewhere, because something stands
     between it and its sidecar. `otlp_socket` is where sidecars report to, None the agent's own.
     """
 
+    state_dir: Path
     seed: int = 1
     rate: float = 70.0
     observe_only: bool = False
     with_agent: bool = True
-    state_dir: Path | None = None
     certified_only: bool = True
     settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     app_ports: Mapping[str, int] = field(default_factory=dict)
@@ -58,8 +56,7 @@ class Cluster(Bracket):
     def __init__(self, options: Options, tell: Callable[[str], None] = lambda _: None) -> None:
         self.options = options
         self._tell = tell
-        self._temporary = options.state_dir is None
-        super().__init__(options.state_dir or Path(tempfile.mkdtemp(prefix="fibrin-")))
+        super().__init__(options.state_dir)
         self.addresses = free_subnet([USERS.id, *(p.id for p in PLACEMENTS)], random.Random())
         self.control_url = f"http://127.0.0.1:{free_port()}"
         self.agent_url = f"http://127.0.0.1:{free_port()}"
@@ -69,11 +66,6 @@ class Cluster(Bracket):
         self._runs = 0
 
     # --- life -------------------------------------------------------------------------------------------------
-
-    def forget(self) -> None:
-        """Remove a temporary state directory; one that was given is left alone."""
-        if self._temporary:
-            shutil.rmtree(self.state_dir, ignore_errors=True)
 
     async def _start(self) -> None:
         await asyncio.to_thread(self.logs.mkdir, mode=0o700, parents=True, exist_ok=True)

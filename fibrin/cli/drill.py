@@ -6,6 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final
 
@@ -224,10 +225,11 @@ async def _stoppable(work: Any) -> Any:
 async def _on_own(drills: Sequence[Drill], wishes: Wishes, done: Callable[[Verdict], None]) -> list[Verdict]:
     """Play drills on meshes that are started for them."""
     verdicts = []
-    async for verdict in play(drills, wishes, _tell):
-        verdicts.append(verdict)
-        _told(verdict)
-        done(verdict)
+    async with aclosing(play(drills, wishes, _tell)) as played:
+        async for verdict in played:
+            verdicts.append(verdict)
+            _told(verdict)
+            done(verdict)
     return verdicts
 
 

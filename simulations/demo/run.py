@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -26,6 +27,7 @@ from simulations.demo.scenario import Scenario
 from simulations.demo.screen import Screen
 from simulations.demo.story import Display, PlainLines, State, Story
 from simulations.demo.watch import DemoWatch
+from simulations.scratch import scratch
 from simulations.stopping import cancel_on_sigterm
 
 _FILE_WIDTH = 170  # of the table where there is no terminal to ask
@@ -63,10 +65,12 @@ async def _shown(
     console: Console, state: State, options: DemoOptions, *, plain: bool
 ) -> tuple[tuple[Result, ...], bool]:
     """Play on a cluster of its own, and show it; leave nothing behind but what an error names."""
-    async with _display(console, state, plain=plain) as display:
+    last = partial(print, file=sys.stderr)
+    async with scratch(last) as folder, _display(console, state, plain=plain) as display:
         story = Story(state, display)
         cluster = Cluster(
             Options(
+                folder.path,
                 seed=options.seed,
                 rate=options.rate or DEFAULT_RATE,
                 certified_only=options.certify is None,  # who stands trial acts alone to earn it
@@ -74,17 +78,11 @@ async def _shown(
             lambda text: story.tell("demo", text),
         )
         before_hold = partial(_tell, console, options) if plain else None
-        broken = False
         try:
             return await _play(cluster, story, hold=options.hold, before_hold=before_hold)
-        except FibrinError:
-            broken = True  # the error names logs: leave them
-            raise
         finally:
             if options.keep_logs is not None:
                 await asyncio.to_thread(_keep, cluster.state_dir, options.keep_logs)
-            if not broken:
-                await asyncio.to_thread(cluster.forget)
 
 
 def _tell(console: Console, options: DemoOptions, results: Sequence[Result], *, audit_ok: bool) -> None:

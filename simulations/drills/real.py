@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -28,6 +25,7 @@ from simulations.drills.strikes.application import Ailments
 from simulations.drills.strikes.choice import Ground
 from simulations.drills.tap import Tap
 from simulations.journal import Record
+from simulations.scratch import scratch
 from simulations.shop.spec import APP_PORT
 from simulations.watch import Watch
 
@@ -53,7 +51,8 @@ class Ordered:
 class RealMesh:
     """A running shop that can be broken and looked at (`simulations.drills.port.Mesh`).
 
-    `keep`: leave the state directory with its logs behind. `lasts_s`: for how long a fault may be needed at most.
+    `kept`: why its state directory with its logs is left behind ("": it is not). `lasts_s`: for how long a fault may be
+    needed at most.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class RealMesh:
         self._ordered = ordered
         self._ailments = Ailments(cluster)
         self.lasts_s = 3600.0
-        self.keep = False
+        self.kept = ""
 
     async def instances(self) -> tuple[Instance, ...]:
         """Return everything that runs (the shop's table: it holds for instances that are down as well)."""
@@ -138,20 +137,21 @@ class RealMesh:
 @asynccontextmanager
 async def running(ordered: Ordered, tell: Callable[[str], None]) -> AsyncIterator[RealMesh]:
     """Start the mesh with its users, and stop it at the end. Raises Broken naming what did not come up."""
-    place = Path(tempfile.mkdtemp(prefix="fibrin-"))
-    tap = Tap(place / "tap.sock", place / "otlp.sock") if ordered.tapped else None
-    options = Options(
-        seed=ordered.seed,
-        rate=ordered.rate,
-        state_dir=place,
-        certified_only=False,  # who stands trial acts alone to earn it
-        settings=ordered.settings,
-        app_ports=dict.fromkeys(ordered.relayed, BEHIND_RELAY),
-        otlp_socket=place / "tap.sock" if tap else None,
-    )
-    cluster = Cluster(options, tell)
-    watch = Watch(cluster)
     async with AsyncExitStack() as stack:
+        folder = await stack.enter_async_context(scratch(tell))
+        place = folder.path
+        tap = Tap(place / "tap.sock", place / "otlp.sock") if ordered.tapped else None
+        options = Options(
+            place,
+            seed=ordered.seed,
+            rate=ordered.rate,
+            certified_only=False,  # who stands trial acts alone to earn it
+            settings=ordered.settings,
+            app_ports=dict.fromkeys(ordered.relayed, BEHIND_RELAY),
+            otlp_socket=place / "tap.sock" if tap else None,
+        )
+        cluster = Cluster(options, tell)
+        watch = Watch(cluster)
         relays = {
             each: Relay((cluster.addresses[each], APP_PORT), (cluster.addresses[each], BEHIND_RELAY), ordered.seed)
             for each in sorted(ordered.relayed)
@@ -166,6 +166,7 @@ async def running(ordered: Ordered, tell: Callable[[str], None]) -> AsyncIterato
         await stack.enter_async_context(watch.following())
         watch.tail = await cluster.start_users()
         mesh = RealMesh(cluster, watch, relays, tap, ordered)
-        yield mesh
-    if not mesh.keep:
-        await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
+        try:
+            yield mesh
+        finally:
+            folder.kept = mesh.kept

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from models.errors import FibrinError
 from simulations.drills.loading import SHOP
 from simulations.drills.real import Ordered, RealMesh, running
 from simulations.drills.runner import Runner
@@ -98,9 +97,8 @@ async def _on_one_mesh(
             drill = waiting.pop(0)
             seen = await _one(drill, mesh, runner, wishes, tell)
             verdict = Verdict(seen)
-            mesh.keep = mesh.keep or not verdict.passed
             if not verdict.passed:
-                tell("mesh", f"state and logs are left in {mesh.cluster.state_dir}")
+                mesh.kept = f"drill {drill.name}"
             yield verdict
             if not verdict.passed or _undone(seen):
                 return
@@ -118,9 +116,6 @@ async def _one(drill: Drill, mesh: RealMesh, runner: Runner, wishes: Wishes, tel
         mesh.tap.record()
     try:
         return await runner.play(drill)
-    except FibrinError:
-        mesh.keep = True  # the error names logs
-        raise
     finally:
         if wishes.recordings is not None and mesh.tap is not None:
             wishes.recordings.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ from simulations import faults
 from simulations.cluster import Cluster, Options
 from simulations.faults import DependencyDown, Fault, SlowInstance, VersionErrors, hits_innocent
 from simulations.journal import Record, Tail
+from simulations.scratch import scratch
 
 CALM_S: Final = 60.0
 """Before the first fault, and after the last repair: what users are used to, and whether they have it again."""
@@ -85,8 +86,8 @@ class Findings:
 
 async def play(schedule: Sequence[Trouble] = SCHEDULE, length_s: float = LENGTH_S, speed: float = 1.0) -> Findings:
     """Play the schedule (`speed` times faster) and look at what it left."""
-    cluster = Cluster(Options(), tell=lambda text: print(text, flush=True))
-    try:
+    async with scratch(lambda text: print(text, file=sys.stderr)) as folder:
+        cluster = Cluster(Options(folder.path), tell=lambda text: print(text, flush=True))
         async with cluster, AgentClient.from_state_dir(cluster.state_dir) as agent:
             tail = await cluster.start_users()
             run = _Run(schedule, time.time(), speed)
@@ -94,9 +95,9 @@ async def play(schedule: Sequence[Trouble] = SCHEDULE, length_s: float = LENGTH_
             await asyncio.sleep(max(0.0, run.at(length_s) - time.time()))
             await asyncio.to_thread(tail.read)
             incidents = await _incidents(agent)
-        return await asyncio.to_thread(_findings, cluster.state_dir, run, incidents, tail)
-    finally:
-        cluster.forget()
+        found = await asyncio.to_thread(_findings, cluster.state_dir, run, incidents, tail)
+        folder.kept = "what was not as it should be" if found.wrong else ""
+        return found
 
 
 async def _faults(cluster: Cluster, run: _Run) -> None:

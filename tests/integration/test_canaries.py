@@ -69,7 +69,7 @@ async def weights(cluster: Cluster) -> dict[str, int]:
 
 async def test_a_good_canary_takes_over_a_bad_one_goes_back_and_an_abort_holds(tmp_path: Path) -> None:
     """One running shop, three canaries: promoted through copies and both weights; aborted by a person; rolled back for its errors."""
-    cluster = Cluster(Options(rate=60.0, state_dir=tmp_path / "s"))
+    cluster = Cluster(Options(tmp_path / "s", rate=60.0))
     async with cluster, AgentClient.from_state_dir(cluster.state_dir) as reader:
         token = (cluster.state_dir / "operator.token").read_text(encoding="utf-8").strip()
         await cluster.start_users()

@@ -81,7 +81,7 @@ async def _served(cluster: Cluster, seconds: float) -> None:
 
 async def test_users_are_served_through_the_mesh_and_an_ordered_stop_leaves_nothing(tmp_path: Path) -> None:
     """A healthy shop serves everyone through two sidecars a hop; injected faults spoil requests and name who did."""
-    cluster = Cluster(Options(rate=40.0, with_agent=False, state_dir=tmp_path / "s"))
+    cluster = Cluster(Options(tmp_path / "s", rate=40.0, with_agent=False))
     async with cluster:
         await _served(cluster, 4.0)
         children = _descendants(os.getpid())
@@ -93,7 +93,7 @@ _MESH = """
 import asyncio, pathlib, sys
 from simulations.cluster import Cluster, Options
 async def main():
-    async with Cluster(Options(with_agent=False, state_dir=pathlib.Path(sys.argv[1]))):
+    async with Cluster(Options(pathlib.Path(sys.argv[1]), with_agent=False)):
         print("up", flush=True)
         await asyncio.sleep(600)
 asyncio.run(main())
