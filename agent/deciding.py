@@ -12,7 +12,8 @@ from agent.ports import Circumstances, Draft
 from agent.scribe import Scribe, Tools
 from agent.settings import stricter
 from agent.track import Track
-from models.incident import Stage
+from models.domain import Health, Topology
+from models.incident import Cause, CauseKind, Stage
 from playbooks.schema import Mode
 
 OBSERVE_ONLY: Final = "observe-only"
@@ -25,6 +26,10 @@ ASKED: Final = frozenset({APPROVE, f"page {APPROVE}", SHADOW})
 
 LIVE_S: Final = 0.5
 """Symptoms seen within this time count as seen now, seconds."""
+
+RELIEVED_S: Final = 15.0
+"""An instance that the mesh took out of load balancing by itself: requests under way there, and what alarmed because of them, may
+take this long to be over before a person is called, seconds."""
 
 
 class Deciding:
@@ -154,7 +159,10 @@ class Deciding:
         reason = draft.page or f"no playbook may act on {incident.cause}" + (f" ({reasons})" if reasons else "")
         track.incident = replace(incident, considered=draft.considered, refusals=draft.refusals, waiting=reason)
         track.blocked_at = track.blocked_at or around.now
-        if around.now - track.blocked_at < self._t.settings.undecided_s:
+        patience = self._t.settings.undecided_s
+        if _relieved(incident.cause, around.topology):
+            patience = max(patience, RELIEVED_S)
+        if around.now - track.blocked_at < patience:
             return
         if draft.passing:
             await self._scribe.wait(track, "guard", f"waits: {reason}", page=True)
@@ -162,6 +170,13 @@ class Deciding:
         number = await self._t.decisions.write(track.incident, draft, around, ledger, track.evidence)
         track.incident = replace(track.incident, decision=number)
         await self._scribe.escalate(track, reason, "no-playbook")
+
+
+def _relieved(cause: Cause | None, topology: Topology) -> bool:
+    """Tell whether the mesh itself keeps requests from the instance that is to blame."""
+    if cause is None or cause.kind is not CauseKind.INSTANCE:
+        return False
+    return any(i.id == cause.subject and i.health is not Health.HEALTHY for i in topology.instances)
 
 
 def deed(incident: Incident) -> str:

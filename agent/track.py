@@ -18,7 +18,7 @@ class Track:
     `live_at`: when one of its anomalies was last active. `awake`: its anomalies have been seen by this process (an
     incident read back after a restart is not acted on before). `busy`: a task works on it. `bad_at`: when users last
     saw the fault. `told_at`: when its cause was last
-    told. `doubt_until`: while set, the cause is to be named anew before anything is planned. `late_s`: how late telemetry came at
+    told. `own_at`: when its cause itself last showed a symptom. `doubt_until`: while set, the cause is to be named anew before anything is planned. `late_s`: how late telemetry came at
     most since the step was taken. `harm_at`: when its neighbours were last looked at. `muted_until`: while set, symptoms of its cause are its
     own (its breaker is half-open). `evidence`: what its causes were named from. `renewed_at`: last proof that its
     overlay lives. `considered_at`: when it was last planned for, or asked about its interlocks. `unsaved`: timeline lines not yet stored.
@@ -34,6 +34,7 @@ class Track:
     renewed_at: float = 0.0
     retry_at: float = 0.0
     told_at: float = 0.0
+    own_at: float = 0.0
     late_s: float = 0.0
     doubt_until: float = 0.0
     attempts: int = 0

@@ -41,6 +41,9 @@ URGENT_S: Final = 2.0
 PONDER_S: Final = 0.5
 """An incident older than `URGENT_S` that still has no plan is thought about this often only: thinking costs."""
 
+FADING_S: Final = 10.0
+"""For this long after the last symptom at the cause itself, what only fades away elsewhere names no other cause, seconds."""
+
 MOVING: Final = frozenset({Stage.ACTING, Stage.VERIFYING, Stage.UNDOING})
 """While load moves, everything at the cause's own service counts as its echo."""
 
@@ -296,7 +299,8 @@ class Triage:
         before = track.incident.cause
         other = before is not None and before.key != best.key
         due = now - track.told_at >= SECOND_THOUGHTS_S
-        if other and asks(track.incident) and not (due or now - track.incident.opened_at <= URGENT_S):
+        fades = _fades(track, pool, mine, now)
+        if other and asks(track.incident) and (fades or not (due or now - track.incident.opened_at <= URGENT_S)):
             track.incident = joined(track.incident, mine)  # a person reads the plan: no to and fro
             return without(pool, mine)
         due, track.doubt_until = due or bool(track.doubt_until), 0.0
@@ -378,6 +382,17 @@ def _taken(thinking: list[Track], track: Track, now: float) -> None:
     if track in thinking:
         thinking.remove(track)
     track.live_at, track.awake = now, True
+
+
+def _fades(track: Track, pool: list[Anomaly], mine: list[Anomaly], now: float) -> bool:
+    """Tell whether the incident shows known symptoms only, and of late none at its cause any more: it is passing."""
+    cause = track.incident.cause
+    if cause is None:
+        return False
+    if any(a.series.callee == cause.service for a in pool):
+        track.own_at = now
+        return False
+    return now - track.own_at < FADING_S and _keys(mine) <= _keys(track.incident.anomalies)
 
 
 def _most(tracks: list[Track], score: Callable[[Track], int]) -> Track | None:

@@ -7,13 +7,15 @@ from dataclasses import replace
 import pytest
 
 from agent.actuators.base import Order, Propagation
+from agent.deciding import RELIEVED_S
+from models.domain import Health
 from models.errors import Conflict, Refused, Unavailable
 from models.incident import Cause, CauseKind, Signal, Stage
 from models.overlay import EjectInstance, Overlay, Owner, ShiftTraffic
 from models.signals import Series, Side
 from playbooks.schema import Mode
 
-from .conftest import World, anomaly, bad_version, client, dead_dependency, outcomes, slow_instance
+from .conftest import TOPOLOGY, World, anomaly, bad_version, client, dead_dependency, outcomes, slow_instance
 
 CURE = ["detected", "correlated", "planned", "acting", "verifying", "resolved"]
 
@@ -107,6 +109,23 @@ async def test_when_no_step_helps_everything_is_undone_and_a_person_is_called(wo
     assert await world.actuator.overlays() == ()
     assert len(world.pager.pages) == 1
     assert len(world.acts()) == 2
+
+
+async def test_an_instance_that_the_mesh_took_out_itself_gets_time_to_pass(world: World) -> None:
+    """What its probe took out of load balancing already calls a person only if its symptoms stay; any other case at once."""
+    await world.begin()
+    await world.step(1.0)
+    fault = bad_version(world)
+    fault.cause = replace(fault.cause, kind=CauseKind.INSTANCE, subject="catalog-v2-1")
+    world.planner.steps["catalog"] = ()
+    out = (replace(i, health=Health.UNHEALTHY) if i.id == "catalog-v2-1" else i for i in TOPOLOGY.instances)
+    world.mesh.set_topology(replace(TOPOLOGY, instances=tuple(out)))
+    world.break_(fault)
+    await world.step(world.settings.undecided_s + 5.0)
+    assert world.stage == "correlated"
+    assert world.pager.pages == []
+    await world.step(RELIEVED_S)
+    assert world.stage == "escalated"
 
 
 async def test_an_escalated_incident_stays_one_while_it_lasts(world: World) -> None:

@@ -8,11 +8,14 @@ from pathlib import Path
 from agent.audit import read, verify
 from agent.claims import remaining
 from agent.replay import decisions, replay
+from agent.triage import FADING_S
 from models.domain import Edge
-from models.incident import Cause, CauseKind, Signal
-from models.overlay import EjectInstance, ShiftTraffic
+from models.incident import Anomaly, Cause, CauseKind, Signal
+from models.overlay import EjectInstance, OpenBreaker, ShiftTraffic
+from models.signals import Series, Side
+from playbooks.schema import Mode
 
-from .conftest import Fault, World, bad_version, step
+from .conftest import Fault, World, anomaly, bad_version, client, step
 from .shop import open_mesh
 
 EJECT = (step("eject", EjectInstance("catalog", "catalog-v2-1")),)
@@ -134,3 +137,57 @@ def test_the_probability_of_refuted_causes_goes_to_the_others() -> None:
     assert [round(c.probability, 6) for c in left] == [0.75, 0.25]
     assert remaining(causes, ()) == causes
     assert remaining(causes, {c.key for c in causes}) == ()
+
+
+async def asking_about_payment(world: World) -> None:
+    """Let payment fail, seen at payment and at checkout, and a plan against it wait for a person."""
+    await world.begin()
+    await world.step(1.0)
+    world.planner.mode = Mode.APPROVE
+    world.planner.steps["payment"] = (step("fail fast", OpenBreaker("payment")),)
+    cause = Cause(CauseKind.DEPENDENCY, "payment", "", Signal.ERRORS, 0.95, edge=Edge("checkout", "payment"))
+    own = anomaly(client("checkout", "payment"), 1.0, world.clock.now)
+    world.break_(Fault(cause, (own, *symptoms(world)), "checkout", error_ratio=1.0))
+    await world.step(2.0)
+    assert world.incident.mode == "approve"
+
+
+def symptoms(world: World) -> tuple[Anomaly, ...]:
+    """Return what checkout's callers see."""
+    return (anomaly(client("front", "checkout"), 0.5, world.clock.now),)
+
+
+def blaming_checkout(world: World, *anomalies: Anomaly) -> Fault:
+    """Return what is left once payment is well: what checkout's callers saw, which alone speaks against checkout."""
+    cause = Cause(CauseKind.SERVICE, "checkout", "", Signal.ERRORS, 0.95, edge=Edge("front", "checkout"))
+    return Fault(cause, (*symptoms(world), *anomalies), "front", error_ratio=0.1)
+
+
+async def test_what_fades_away_blames_nobody_else(world: World) -> None:
+    """The cause is well again and its symptoms elsewhere linger: the plan that a person reads stays, and the incident ends."""
+    await asking_about_payment(world)
+    world.faults = [blaming_checkout(world)]
+    await world.step(6.0)
+    assert str(world.incident.cause).startswith("dependency payment")
+    assert world.incident.playbook == "test-playbook"
+    world.faults = []
+    await world.step(4.0)
+    assert world.stage == "observed"
+    assert str(world.incident.cause).startswith("dependency payment")
+
+
+async def test_what_does_not_fade_is_thought_about_again(world: World) -> None:
+    """Symptoms that stay long after the cause is well name another cause."""
+    await asking_about_payment(world)
+    world.faults = [blaming_checkout(world)]
+    await world.step(FADING_S + 2.0)
+    assert str(world.incident.cause).startswith("service checkout")
+
+
+async def test_a_new_symptom_names_another_cause_at_once(world: World) -> None:
+    """A symptom that was not there before is no fading one."""
+    await asking_about_payment(world)
+    at_one = anomaly(Series(Side.ATTEMPT, "", "checkout", "v1", "checkout-1", ""), 0.5, world.clock.now)
+    world.faults = [blaming_checkout(world, at_one)]
+    await world.step(2.0)
+    assert str(world.incident.cause).startswith("service checkout")
