@@ -197,8 +197,9 @@ class Runner:
                 told.add((incident.id, "escalated"))
                 why = incident.history[-1].message if incident.history else ""
                 self._note(story, "escalated", why, incident.times.get("closed"))
-            if drill.spec.person == "approves" and (incident.id, "approved") not in told and _asks(incident, drill):
-                told.add((incident.id, "approved"))
+            question = f"approved {incident.step}"  # each step is asked for
+            if drill.spec.person == "approves" and (incident.id, question) not in told and _asks(incident, drill):
+                told.add((incident.id, question))
                 await self._mesh.approve(incident)
                 self._note(story, "approved", f"the person on call approves {incident.playbook}")
 
