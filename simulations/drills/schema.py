@@ -215,6 +215,8 @@ class Mesh(Model):
     """Settings of the control plane that differ (docs/settings.md)."""
     agent: dict[str, float] = Field(default_factory=dict)
     """Settings of the agent that differ."""
+    warm_up: Annotated[Duration, Field(ge=1, le=600)] = 9.0
+    """How long it serves users before the first drill, so that the agent learns what is normal: a small fault needs long."""
     fresh: bool = False
     """It gets a mesh of its own; else several drills share one, one after the other."""
 

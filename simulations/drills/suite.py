@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from playbooks.units import span
 from simulations.drills.loading import SHOP
 from simulations.drills.real import Ordered, RealMesh, running
 from simulations.drills.runner import Runner
 from simulations.drills.schema import Drill
 from simulations.drills.seen import Seen
-from simulations.drills.strikes.choice import relayed
+from simulations.drills.strikes.choice import named, relayed
 from simulations.drills.verdict import Verdict
 
 MOST: Final = 6
-WARM_UP_S: Final = 9.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def batches(drills: Iterable[Drill]) -> tuple[tuple[Drill, ...], ...]:
     for number, drill in enumerate(drills):
         mesh = drill.spec.mesh
         alone = number if mesh.fresh else -1
-        key = (alone, mesh.rate, tuple(sorted(mesh.control.items())), tuple(sorted(mesh.agent.items())))
+        key = (alone, mesh.rate, mesh.warm_up, tuple(sorted(mesh.control.items())), tuple(sorted(mesh.agent.items())))
         found = groups.setdefault(key, [])
         if not found or len(found[-1]) >= MOST:
             found.append([])
@@ -62,6 +62,7 @@ def ordered(batch: Sequence[Drill], wishes: Wishes) -> Ordered:
         rate=mesh.rate,
         settings={"control": dict(mesh.control), "agent": agent},
         relayed=relayed(entries, SHOP),
+        named=named(entries, SHOP),
         tapped=wishes.recordings is not None or any(entry.inject.telemetry for entry in entries),
         seed=wishes.seed,
         stop_files=wishes.stop_files,
@@ -91,8 +92,9 @@ async def _on_one_mesh(
     async with AsyncExitStack() as stack:
         mesh = await stack.enter_async_context(running(ordered(waiting, wishes), lambda text: tell("mesh", text)))
         runner = Runner(mesh, tell)
-        tell("mesh", f"everything runs, state in {mesh.cluster.state_dir}; {WARM_UP_S:g} s to learn what is normal")
-        await runner.rest(WARM_UP_S)
+        warm_up_s = waiting[0].spec.mesh.warm_up
+        tell("mesh", f"everything runs, state in {mesh.cluster.state_dir}; {span(warm_up_s)} to learn what is normal")
+        await runner.rest(warm_up_s)
         while waiting:
             drill = waiting.pop(0)
             seen = await _one(drill, mesh, runner, wishes, tell)
