@@ -20,7 +20,7 @@ from models.frame import Frame
 from models.incident import Cause, Signal
 from models.signals import BUCKETS, Outcomes, Series, Side, percentile
 from models.telemetry import FLUSH_S
-from models.verify import Judgement, Verdict, judge
+from models.verify import Judgement, Verdict, bad_of, judge
 
 SETTLING_S: Final = FLUSH_S + 0.15
 """One telemetry period and its transport, seconds: what arrives within it may have happened before the action."""
@@ -65,7 +65,8 @@ def judge_step(
     if normal is None:
         return None
     fault = _after(history, incident.onset, services, side, step.acked_at)
-    bad = fault.error_ratio if fault.requests else None
+    spoilt, seen = bad_of(normal, fault, signal)
+    bad = spoilt / seen if seen else None
     whole = judge(normal, _after(history, start, services, side), signal, now - start, anomalous=bad)
     if whole.verdict is not Verdict.STILL_BAD:
         return whole

@@ -71,15 +71,15 @@ def judge(
 ) -> Judgement:
     """Judge what has come in since the act took hold (cumulative `after`, over `elapsed_s` seconds).
 
-    `anomalous` is the error ratio (0–1) seen during the fault, when known: then half of it is "still bad", which
-    decides sooner. Saturation cannot be judged from outcomes and stays UNDECIDED. What counts is what callers got: an
+    `anomalous` is the share (0–1) of failed or slow requests seen during the fault, when known: then half of it is "still
+    bad", which decides sooner, and finds a dose that helps only half of the users out. Saturation cannot be judged from outcomes and stays UNDECIDED. What counts is what callers got: an
     open breaker's fallback is a success, its fail-fast answer an error.
     """
     match signal:
         case Signal.ERRORS:
             return _errors(baseline, after, anomalous)
         case Signal.LATENCY:
-            return _latency(baseline, after)
+            return _latency(baseline, after, anomalous)
         case Signal.TRAFFIC:
             return _traffic(baseline, after, elapsed_s)
         case Signal.SATURATION:
@@ -160,7 +160,7 @@ def _errors(baseline: Baseline, after: Outcomes, anomalous: float | None) -> Jud
     return Judgement(verdict, observed, baseline.error_ratio, requests, p_value)
 
 
-def _latency(baseline: Baseline, after: Outcomes) -> Judgement:
+def _latency(baseline: Baseline, after: Outcomes, anomalous: float | None) -> Judgement:
     seen = after.latency if after.latency.shape == (BUCKETS,) else Outcomes().latency
     total = int(seen.sum())
     edge = _slow_edge(baseline)
@@ -168,7 +168,9 @@ def _latency(baseline: Baseline, after: Outcomes) -> Judgement:
         return Judgement(Verdict.UNDECIDED, math.nan, baseline.p50_s, max(0, total), 1.0)
     base = np.asarray(baseline.latency, dtype=np.float64)
     slow = int(seen[edge + 1 :].sum())
-    verdict, p_value = _sprt(slow, total, TOLERATED_SLOW, BAD_SLOW)
+    wrong = BAD_SLOW if anomalous is None or not math.isfinite(anomalous) else anomalous / 2
+    wrong = min(BAD_SLOW, max(wrong, 2 * TOLERATED_SLOW))
+    verdict, p_value = _sprt(slow, total, TOLERATED_SLOW, wrong)
     median, normal = quantile(seen, 0.5), quantile(base, 0.5)
     if verdict is Verdict.RECOVERED and median > SLOWER * normal and median - normal > SLOWER_S:
         verdict = Verdict.UNDECIDED

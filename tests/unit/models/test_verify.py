@@ -57,6 +57,17 @@ def test_latency_is_judged_by_the_share_of_slow_requests(slower: float, verdict:
     assert judge(normal(), after, Signal.LATENCY, 2.0).verdict is verdict
 
 
+def test_half_a_dose_is_no_cure_of_slowness() -> None:
+    """A fifth of the requests is as slow as half of them were before: where that is known, a fifth is still bad."""
+    slow = outcomes(np.random.default_rng(3), 56, slower=10.0)
+    after = outcomes(np.random.default_rng(4), 244)
+    after += slow
+    assert judge(normal(), after, Signal.LATENCY, 2.0, anomalous=0.5).verdict is Verdict.STILL_BAD
+    assert judge(normal(), after, Signal.LATENCY, 2.0).verdict is not Verdict.STILL_BAD
+    well = outcomes(np.random.default_rng(5), 60)
+    assert judge(normal(), well, Signal.LATENCY, 2.0, anomalous=0.5).verdict is Verdict.RECOVERED
+
+
 def test_a_fast_failure_is_no_recovery_of_traffic() -> None:
     """Traffic is back when the rate is, and gone when a trickle is left."""
     assert judge(normal(), Outcomes(requests=100), Signal.TRAFFIC, 2.0).verdict is Verdict.RECOVERED
