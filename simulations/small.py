@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -49,16 +49,20 @@ spec: {host: catalog, subsets: [{name: v1, labels: {version: v1}}, {name: v2, la
 class SmallMesh(Bracket):
     """Starts, kills and starts again the processes of one small mesh on `state_dir`.
 
-    `settings` is the content of the settings file: section → name → value, as in docs/settings.md.
+    `settings` is the content of the settings file: section → name → value, as in docs/settings.md. `labels` (`KEY=VALUE`)
+    are those of the catalogue's instances.
     """
 
-    def __init__(self, state_dir: Path, settings: Mapping[str, Mapping[str, object]] | None = None) -> None:
+    def __init__(
+        self, state_dir: Path, settings: Mapping[str, Mapping[str, object]] | None = None, labels: Sequence[str] = ()
+    ) -> None:
         super().__init__(state_dir)
         self.addresses = free_subnet((CALLER, *CATALOG), random.Random())
         self.control_url = f"http://127.0.0.1:{free_port()}"
         self.agent_url = f"http://127.0.0.1:{free_port()}"
         self.config = state_dir / "settings.yaml"
         self._settings: dict[str, dict[str, object]] = {k: dict(v) for k, v in (settings or {}).items()}
+        self._labels = [part for label in labels for part in ("--label", label)]
         self._users: asyncio.Server | None = None
 
     # --- life ---------------------------------------------------------------------------------------------------
@@ -116,7 +120,7 @@ class SmallMesh(Bracket):
         service, version, _ = instance.split("-")
         flags = ["--id", instance, "--service", service, "--version", version, "--address", self.addresses[instance]]
         flags += ["--probe-path", "" if instance == CALLER else "/healthz", "--control-url", self.control_url]
-        flags += ["--metrics-port", str(METRICS_PORT)]
+        flags += ["--metrics-port", str(METRICS_PORT), *([] if instance == CALLER else self._labels)]
         await self.processes.start(f"sidecar-{instance}", "fibrin", [*self.fibrin, "proxy", "run", *flags])
 
     async def set_fault(self, instance: str, fault: Fault) -> None:

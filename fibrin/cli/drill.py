@@ -239,7 +239,7 @@ async def _on_guest(
     """Play drills on the mesh of this state directory, each only if it is safe there."""
     verdicts = []
     for each in drills:
-        async with visiting(lambda: target.control("drill"), target.agent, stop_files, each.spec.lasts) as mesh:
+        async with visiting(lambda: target.control("drill"), target.agent, stop_files) as mesh:
             safety.check(each, await mesh.instances())
             _tell("drill", each.name)
             verdict = Verdict(await Runner(mesh, _tell).play(each))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -11,8 +13,8 @@ from agent.client import AgentClient
 from agent.incidents import Incident, Verb
 from control.client import ControlClient
 from models.domain import Instance
-from models.errors import Conflict, FibrinError, Refused
-from models.overlay import Overlay, Owner
+from models.errors import Conflict, FibrinError, NotFound, Refused
+from models.overlay import Overlay, Owner, target
 from simulations.drills.injections.envoy import Abort, Delay
 from simulations.drills.port import stop_file
 from simulations.drills.schema import Entry
@@ -24,15 +26,14 @@ WINDOW_S: Final = 2.0
 
 
 class GuestMesh:
-    """A running mesh (`simulations.drills.port.Mesh`); `lasts_s` is how long a fault may be needed at most."""
+    """A running mesh (`simulations.drills.port.Mesh`)."""
 
-    def __init__(
-        self, control: ControlClient, agent: AgentClient, stop_files: tuple[Path, ...], lasts_s: float
-    ) -> None:
+    def __init__(self, control: ControlClient, agent: AgentClient, stop_files: tuple[Path, ...]) -> None:
         self._control = control
         self._agent = agent
         self._stop_files = stop_files
-        self._lasts_s = lasts_s
+        self._began = time.time()
+        self._struck: set[str] = set()
         self._laid: dict[str, Overlay] = {}
 
     async def instances(self) -> tuple[Instance, ...]:
@@ -68,7 +69,8 @@ class GuestMesh:
         fault = entry.inject.fault
         if not isinstance(fault, Abort | Delay):
             raise Refused(f"`{entry.inject.name}` needs a mesh that the runner started")
-        return through_envoy(fault, entry.ramp, self._control, self._lasts_s)
+        self._struck.add(fault.service)
+        return through_envoy(fault, entry.ramp, self._control)
 
     async def approve(self, incident: Incident) -> None:
         """Say yes to the plan that an incident waits with."""
@@ -78,7 +80,15 @@ class GuestMesh:
             return
 
     async def clear(self) -> None:
-        """Leave everything as it is: what agents laid on a mesh that people use is theirs to take away."""
+        """Take away what agents have laid on the struck services since the drill began: what it was for is over.
+
+        Everything else on a mesh that people use is theirs to take away.
+        """
+        for overlay in await self._control.overlays():
+            ours = overlay.created_at >= self._began and target(overlay.change) in self._struck
+            if overlay.owner is Owner.AGENT and ours:
+                with contextlib.suppress(NotFound):
+                    await self._control.delete_overlay(overlay.id)
 
     def stopped(self) -> str:
         """Return which stop file exists, "" when none does."""
@@ -87,8 +97,8 @@ class GuestMesh:
 
 @asynccontextmanager
 async def visiting(
-    control: Callable[[], ControlClient], agent: Callable[[], AgentClient], stop_files: tuple[Path, ...], lasts_s: float
+    control: Callable[[], ControlClient], agent: Callable[[], AgentClient], stop_files: tuple[Path, ...]
 ) -> AsyncIterator[GuestMesh]:
     """Connect to a running mesh. Raises Unavailable when there is none."""
     async with control() as plane, agent() as healer:
-        yield GuestMesh(plane, healer, stop_files, lasts_s)
+        yield GuestMesh(plane, healer, stop_files)

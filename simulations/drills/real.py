@@ -51,8 +51,7 @@ class Ordered:
 class RealMesh:
     """A running shop that can be broken and looked at (`simulations.drills.port.Mesh`).
 
-    `kept`: why its state directory with its logs is left behind ("": it is not). `lasts_s`: for how long a fault may be
-    needed at most.
+    `kept`: why its state directory with its logs is left behind ("": it is not).
     """
 
     def __init__(
@@ -64,7 +63,6 @@ class RealMesh:
         self._relays = relays
         self._ordered = ordered
         self._ailments = Ailments(cluster)
-        self.lasts_s = 3600.0
         self.kept = ""
 
     async def instances(self) -> tuple[Instance, ...]:
@@ -93,7 +91,7 @@ class RealMesh:
 
     def strike(self, entry: Entry) -> AbstractAsyncContextManager[None]:
         """Return the fault of an entry as a context."""
-        return strike(entry, Ground(self.cluster, self._ailments, self._relays, self.tap, SHOP, self.lasts_s))
+        return strike(entry, Ground(self.cluster, self._ailments, self._relays, self.tap, SHOP))
 
     async def approve(self, incident: Incident) -> None:
         """Say yes to the plan that an incident waits with; one that moved on meanwhile does not ask any more."""

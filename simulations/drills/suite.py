@@ -113,7 +113,6 @@ def _undone(seen: Seen) -> bool:
 
 async def _one(drill: Drill, mesh: RealMesh, runner: Runner, wishes: Wishes, tell: Callable[[str, str], None]) -> Seen:
     tell("drill", drill.name)
-    mesh.lasts_s = drill.spec.lasts
     if wishes.recordings is not None and mesh.tap is not None:
         mesh.tap.record()
     try:

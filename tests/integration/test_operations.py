@@ -1,13 +1,16 @@
-"""What those who run a mesh rely on: certificates change under load, and a real Prometheus reads every process."""
+"""What those who run a mesh rely on: certificates change under load, a real Prometheus reads every process, a drill stops."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import shutil
 import ssl
+import sys
+import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,9 +23,12 @@ from prometheus_api_client.exceptions import PrometheusApiClientException
 from requests import RequestException
 
 from models.exposition import AGENT, CONTROL, PROXY
+from models.overlay import InjectFault, Overlay
 from simulations.addresses import free_port
+from simulations.drills.safety import ALLOW, ALLOWED
+from simulations.drills.strikes.envoy import LEASE_S
 from simulations.shop.spec import INBOUND_PORT
-from simulations.small import CATALOG, METRICS_PORT, SmallMesh
+from simulations.small import CALLER, CATALOG, METRICS_PORT, SmallMesh
 from simulations.steady import tally
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
@@ -34,8 +40,8 @@ SETTINGS = {"control": {"leaf_lifetime_s": LEAF_LIFETIME_S, "max_connection_s": 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SmallMesh]:
-    """One mesh for the module, whose certificates live ten seconds."""
-    async with SmallMesh(tmp_path_factory.mktemp("operations") / "s", SETTINGS) as mesh:
+    """One mesh for the module, whose certificates live ten seconds and whose catalogue allows drills."""
+    async with SmallMesh(tmp_path_factory.mktemp("operations") / "s", SETTINGS, [f"{ALLOW}={ALLOWED}"]) as mesh:
         yield mesh
 
 
@@ -147,3 +153,62 @@ async def test_metrics_are_named_as_prometheus_wants_them(mesh: SmallMesh) -> No
         assert (tool.returncode, words.decode()) == (0, "")
         kinds = Counter(re.findall(rb"^# TYPE fibrin_\w+ (\w+)$", body, re.MULTILINE))
         assert kinds[b"counter"] >= 5
+
+
+DRILL = """
+apiVersion: fibrin.dev/v1
+kind: Drill
+metadata: {{name: careful}}
+spec:
+  description: Half of the requests to one instance fail, which is more than the alarm allows.
+  steadyState:
+  - {{service: catalog, good: 98%}}
+  faults:
+  - inject:
+      abort: {{service: {service}, instance: {instance}, share: 50%}}
+  lasts: 60s
+  expect: {{outcome: absorbed}}
+  abort:
+  - {{service: catalog, good: 97%, lasts: 500ms}}
+"""
+
+
+async def test_a_drill_on_this_mesh_is_refused_practised_and_stopped_by_its_alarm(
+    mesh: SmallMesh, tmp_path: Path
+) -> None:
+    """Without the allow label nothing is broken; else the alarm takes the leased fault back within 5 s, and the mesh is well."""
+
+    async def drill(instance: str, *flags: str) -> tuple[int | None, str, str]:
+        file = tmp_path / "drill.yaml"
+        file.write_text(DRILL.format(service=instance.split("-", maxsplit=1)[0], instance=instance), encoding="utf-8")
+        command = ["-m", "fibrin", *mesh.fibrin, "drill", "run", str(file), "--on-this-mesh", *flags]
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=pipe, stderr=pipe)
+        out, err = await process.communicate()
+        return process.returncode, out.decode(), err.decode()
+
+    async def faults() -> list[Overlay]:
+        async with mesh.control() as control:
+            return [overlay for overlay in await control.overlays() if isinstance(overlay.change, InjectFault)]
+
+    async with mesh.load(60.0):
+        code, out, _ = await drill(CALLER, "--dry-run")
+        assert (code, "do not allow drills" in out) == (1, True)
+        running = asyncio.create_task(drill(CATALOG[0], "-o", "json"), name="drill")
+        laid: list[Overlay] = []
+        while not laid:
+            laid = await faults()
+            assert not running.done(), running.result()
+        assert laid[0].expires_at - time.time() <= LEASE_S
+        began = time.monotonic()
+        await mesh.until(lambda: _none(faults), "the fault is taken back")
+        assert time.monotonic() - began < 10.0  # the alarm fires within some 3 s, and stops it within 5 more
+        code, out, err = await running
+    (told,) = json.loads(out)
+    assert (code, told["phase"]) == (1, "aborted"), err
+    assert "blocking alarm" in told["why"]
+    assert any(moment["kind"] == "well again" for moment in told["moments"])
+
+
+async def _none(look: Callable[[], Awaitable[list[Overlay]]]) -> bool:
+    return not await look()

@@ -26,14 +26,13 @@ from simulations.drills.tap import Tap
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What faults are played on. `lasts_s`: how long the drill lasts at most."""
+    """What faults are played on."""
 
     cluster: Cluster
     ailments: Ailments
     relays: Mapping[str, Relay]
     tap: Tap | None
     instances: tuple[Instance, ...]
-    lasts_s: float
 
     def ids(self, place: Place) -> tuple[str, ...]:
         """Return the ids of the instances at a place."""
@@ -46,7 +45,7 @@ async def strike(entry: Entry, ground: Ground) -> AsyncIterator[None]:  # noqa: 
     fault, ramp_s, cluster = entry.inject.fault, entry.ramp, ground.cluster
     match fault:
         case Abort() | Delay():
-            async with cluster.control() as control, through_envoy(fault, ramp_s, control, ground.lasts_s):
+            async with cluster.control() as control, through_envoy(fault, ramp_s, control):
                 yield
         case Errors() | Slowness() | Corruption() | Burn() | Capacity():
             async with ground.ailments.suffered(fault, ground.ids(fault), ramp_s):

@@ -1,11 +1,12 @@
-"""Aborts and delays in the sidecars: an `inject-fault` overlay laid by a person, leased, and taken away at the end.
+"""Aborts and delays in the sidecars: an `inject-fault` overlay laid by a person, on a short lease, and taken away at the end.
 
-Were the runner killed, the overlay would expire with its lease.
+The lease is renewed for as long as the runner lives: were it killed, the fault would be over a few seconds later.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -15,10 +16,12 @@ from uuid import uuid4
 from control.client import ControlClient
 from models.errors import NotFound, Unavailable
 from models.overlay import InjectFault
+from simulations.alongside import alongside
 from simulations.drills.injections.envoy import Abort, Delay
 from simulations.drills.strikes.ramp import ramped
 
-LEASE_S: Final = 120.0
+LEASE_S: Final = 10.0
+RENEW_S: Final = 3.0
 _AGAIN_S: Final = 0.2
 
 
@@ -34,17 +37,15 @@ def change(fault: Abort | Delay, size: float = 1.0) -> InjectFault:
 
 
 @asynccontextmanager
-async def through_envoy(
-    fault: Abort | Delay, ramp_s: float, control: ControlClient, lasts_s: float
-) -> AsyncIterator[None]:
-    """Lay the fault while the block runs. `lasts_s`: how long at most, so that its lease outlives it by a minute."""
+async def through_envoy(fault: Abort | Delay, ramp_s: float, control: ControlClient) -> AsyncIterator[None]:
+    """Lay the fault while the block runs."""
     laid: list[str] = []
 
     async def lay(size: float) -> None:
         made = await control.create_overlay(
             change(fault, size),
             reason=f"drill: {fault}",
-            lease_s=lasts_s + LEASE_S,
+            lease_s=LEASE_S,
             overlay_id=f"drill-{uuid4().hex[:12]}",
         )
         laid.append(made.id)
@@ -52,8 +53,15 @@ async def through_envoy(
             await _remove(control, old)
             laid.remove(old)
 
+    async def renew() -> None:
+        while True:
+            await asyncio.sleep(RENEW_S)
+            for name in laid[-1:]:
+                with contextlib.suppress(NotFound, Unavailable):  # a person took it away; the control plane is away
+                    await control.renew_overlay(name, lease_s=LEASE_S)
+
     try:
-        async with ramped(ramp_s, lay):
+        async with ramped(ramp_s, lay), alongside({"renew the fault": renew()}):
             yield
     finally:
         for name in laid:
