@@ -36,7 +36,8 @@ class Options:
 
     `certified_only` False lets playbooks act alone that no drill vouches for yet. `settings` is the content of the settings file
     (section → name → value). `app_ports`: instances whose application listens elsewhere, because something stands
-    between it and its sidecar. `otlp_socket` is where sidecars report to, None the agent's own.
+    between it and its sidecar. `name_servers`: instances whose application looks its sidecar up there (ADDRESS:PORT).
+    `otlp_socket` is where sidecars report to, None the agent's own.
     """
 
     state_dir: Path
@@ -47,17 +48,25 @@ class Options:
     certified_only: bool = True
     settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     app_ports: Mapping[str, int] = field(default_factory=dict)
+    name_servers: Mapping[str, str] = field(default_factory=dict)
     otlp_socket: Path | None = None
+
+
+def shop_addresses() -> Mapping[str, str]:
+    """Return a free loopback address for everyone in the shop. Raises Broken when there is none."""
+    return free_subnet([USERS.id, *(p.id for p in PLACEMENTS)], random.Random())
 
 
 class Cluster(Bracket):
     """Starts, breaks, repairs and stops the processes of one mesh. `tell` hears what is being done, in a few words."""
 
-    def __init__(self, options: Options, tell: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self, options: Options, tell: Callable[[str], None] = lambda _: None, addresses: Mapping[str, str] | None = None
+    ) -> None:
         self.options = options
         self._tell = tell
         super().__init__(options.state_dir)
-        self.addresses = free_subnet([USERS.id, *(p.id for p in PLACEMENTS)], random.Random())
+        self.addresses = addresses or shop_addresses()
         self.control_url = f"http://127.0.0.1:{free_port()}"
         self.agent_url = f"http://127.0.0.1:{free_port()}"
         self._config = self.state_dir / "settings.yaml"
@@ -105,10 +114,14 @@ class Cluster(Bracket):
 
     # --- parts ------------------------------------------------------------------------------------------------
 
-    async def _fibrin(self, name: str, url: str, *flags: str) -> None:
+    async def _fibrin(self, name: str, url: str, *flags: str, clock_s: float = 0.0) -> None:
         port = url.rpartition(":")[2]
         base = ["--state-dir", str(self.state_dir), "--config", str(self._config)]
-        await self.processes.start(name, "fibrin", [*base, name, "--port", port, *flags])
+        arguments = [*base, name, "--port", port, *flags]
+        if clock_s:
+            await self.processes.start(name, "simulations.shifted", [str(clock_s), "fibrin", *arguments])
+        else:
+            await self.processes.start(name, "fibrin", arguments)
 
     async def _spawn_application(self, instance: Placement) -> None:
         arguments = {
@@ -120,6 +133,8 @@ class Cluster(Bracket):
             "fault-control": str(self._fault_socket(instance.id)),
             "seed": str(self.options.seed),
         }
+        if (server := self.options.name_servers.get(instance.id)) is not None:
+            arguments["name-server"] = server
         flat = [part for key, value in arguments.items() for part in (f"--{key}", value)]
         await self.processes.start(instance.id, "simulations.shop", flat)
 
@@ -145,11 +160,11 @@ class Cluster(Bracket):
         await asyncio.to_thread(path.write_text, fleet.encode(), encoding="utf-8")
         await self.processes.start("sidecars", "simulations.sidecars", [str(path)])
 
-    async def start_agent(self, *, observe_only: bool, wait: bool = True) -> None:
-        """Start the agent; with `wait`, return when it is ready."""
+    async def start_agent(self, *, observe_only: bool, wait: bool = True, clock_s: float = 0.0) -> None:
+        """Start the agent; with `wait`, return when it is ready. Its clock is wrong by `clock_s`."""
         flags = ["--observe-only"] if observe_only else []
         flags += [] if self.options.certified_only else ["--uncertified"]
-        await self._fibrin("agent", self.agent_url, "--control-url", self.control_url, *flags)
+        await self._fibrin("agent", self.agent_url, "--control-url", self.control_url, *flags, clock_s=clock_s)
         if wait:
             await self.wait_for("the agent", lambda: self._answers(f"{self.agent_url}/readyz"), "agent")
 
@@ -205,9 +220,9 @@ class Cluster(Bracket):
         """Kill the control plane with SIGKILL; traffic flows on."""
         await self.processes.kill("control")
 
-    async def start_control(self) -> None:
-        """Start the control plane again and wait until it serves."""
-        await self._fibrin("control", self.control_url)
+    async def start_control(self, *, clock_s: float = 0.0) -> None:
+        """Start the control plane again and wait until it serves. Its clock is wrong by `clock_s`."""
+        await self._fibrin("control", self.control_url, clock_s=clock_s)
         await self.wait_for("the control plane", self._control_ready, "control")
 
     async def start_application(self, instance: str) -> None:

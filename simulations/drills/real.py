@@ -14,19 +14,20 @@ from agent.incidents import Incident, Verb
 from models.domain import Instance
 from models.errors import Conflict, FibrinError, NotFound, Unavailable
 from models.overlay import Overlay, Owner
-from simulations.cluster import Cluster, Options
+from simulations.cluster import Cluster, Options, shop_addresses
 from simulations.drills.loading import SHOP
+from simulations.drills.names import NameServer
 from simulations.drills.port import stop_file
 from simulations.drills.relay import Relay
 from simulations.drills.schema import Entry
 from simulations.drills.seen import Sample, look
 from simulations.drills.strikes import strike
 from simulations.drills.strikes.application import Ailments
-from simulations.drills.strikes.choice import Ground
+from simulations.drills.strikes.choice import Between, Ground
 from simulations.drills.tap import Tap
 from simulations.journal import Record
 from simulations.scratch import scratch
-from simulations.shop.spec import APP_PORT
+from simulations.shop.spec import APP_PORT, USERS
 from simulations.watch import Watch
 
 BEHIND_RELAY: Final = 8081
@@ -43,6 +44,7 @@ class Ordered:
     rate: float
     settings: Mapping[str, Mapping[str, object]]
     relayed: frozenset[str] = frozenset()
+    named: frozenset[str] = frozenset()
     tapped: bool = False
     seed: int = 1
     stop_files: tuple[Path, ...] = ()
@@ -54,14 +56,12 @@ class RealMesh:
     `kept`: why its state directory with its logs is left behind ("": it is not).
     """
 
-    def __init__(
-        self, cluster: Cluster, watch: Watch, relays: Mapping[str, Relay], tap: Tap | None, ordered: Ordered
-    ) -> None:
+    def __init__(self, cluster: Cluster, watch: Watch, between: Between, stop_files: tuple[Path, ...]) -> None:
         self.cluster = cluster
-        self.tap = tap
+        self.tap = between.tap
         self._watch = watch
-        self._relays = relays
-        self._ordered = ordered
+        self._between = between
+        self._stop_files = stop_files
         self._ailments = Ailments(cluster)
         self.kept = ""
 
@@ -91,7 +91,7 @@ class RealMesh:
 
     def strike(self, entry: Entry) -> AbstractAsyncContextManager[None]:
         """Return the fault of an entry as a context."""
-        return strike(entry, Ground(self.cluster, self._ailments, self._relays, self.tap, SHOP))
+        return strike(entry, Ground(self.cluster, self._ailments, self._between, SHOP))
 
     async def approve(self, incident: Incident) -> None:
         """Say yes to the plan that an incident waits with; one that moved on meanwhile does not ask any more."""
@@ -129,7 +129,7 @@ class RealMesh:
             self.cluster.processes.require_running()
         except FibrinError as error:
             return str(error)
-        return stop_file(self._ordered.stop_files)
+        return stop_file(self._stop_files)
 
 
 @asynccontextmanager
@@ -138,6 +138,11 @@ async def running(ordered: Ordered, tell: Callable[[str], None]) -> AsyncIterato
     async with AsyncExitStack() as stack:
         folder = await stack.enter_async_context(scratch(tell))
         place = folder.path
+        addresses = shop_addresses()
+        names = NameServer(addresses) if ordered.named else None
+        server = f"{addresses[USERS.id]}:{await names.start(addresses[USERS.id])}" if names is not None else ""
+        if names is not None:
+            stack.callback(names.stop)
         tap = Tap(place / "tap.sock", place / "otlp.sock") if ordered.tapped else None
         options = Options(
             place,
@@ -146,12 +151,13 @@ async def running(ordered: Ordered, tell: Callable[[str], None]) -> AsyncIterato
             certified_only=False,  # who stands trial acts alone to earn it
             settings=ordered.settings,
             app_ports=dict.fromkeys(ordered.relayed, BEHIND_RELAY),
+            name_servers=dict.fromkeys(ordered.named, server),
             otlp_socket=place / "tap.sock" if tap else None,
         )
-        cluster = Cluster(options, tell)
+        cluster = Cluster(options, tell, addresses)
         watch = Watch(cluster)
         relays = {
-            each: Relay((cluster.addresses[each], APP_PORT), (cluster.addresses[each], BEHIND_RELAY), ordered.seed)
+            each: Relay((addresses[each], APP_PORT), (addresses[each], BEHIND_RELAY), ordered.seed)
             for each in sorted(ordered.relayed)
         }
         for relay in relays.values():
@@ -163,7 +169,7 @@ async def running(ordered: Ordered, tell: Callable[[str], None]) -> AsyncIterato
         await stack.enter_async_context(cluster)
         await stack.enter_async_context(watch.following())
         watch.tail = await cluster.start_users()
-        mesh = RealMesh(cluster, watch, relays, tap, ordered)
+        mesh = RealMesh(cluster, watch, Between(relays, tap, names), ordered.stop_files)
         try:
             yield mesh
         finally:

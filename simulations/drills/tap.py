@@ -1,6 +1,6 @@
 """Stands between the sidecars and the agent's telemetry socket: passes reports on, spoils them on demand, and records them.
 
-It knows nothing of what is in a report but whose it is. A recording is a gzip file of JSON lines, one report each, in the order
+It knows nothing of what is in a report but whose it is and when it was made. A recording is a gzip file of JSON lines, one report each, in the order
 in which they were passed on; `frames` reads it back, and `agent.telemetry.decode.Decoder` takes its payloads.
 """
 
@@ -19,6 +19,7 @@ from typing import Any, Final, Literal
 
 import grpc
 
+from agent.telemetry.schema import ExportRequest
 from models.telemetry import AUTHORIZATION_HEADER, EXPORT_METHOD, NODE_HEADER
 from simulations.shop.spec import placement
 
@@ -26,6 +27,7 @@ _SERVICE, _METHOD = EXPORT_METHOD.strip("/").split("/")
 _PASSED: Final = (NODE_HEADER, AUTHORIZATION_HEADER)
 _RECONNECT_MS: Final = 300
 _ANSWER_S: Final = 2.0
+_NANO: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +41,9 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Spoil:
-    """What becomes of the reports of `services` (none: all): lost, the last one again, or late by `by_s` seconds."""
+    """What becomes of the reports of `services` (none: all): lost, the last one again, late by `by_s` seconds, or dated ahead by it."""
 
-    how: Literal["dropped", "frozen", "skewed"]
+    how: Literal["dropped", "frozen", "skewed", "misdated"]
     services: tuple[str, ...] = ()
     by_s: float = 0.0
 
@@ -110,6 +112,8 @@ class Tap:
             return await self._pass(node, payload, metadata, context)
         if spoil.how == "frozen":
             return await self._pass(node, self._last.get(node, payload), metadata, context)
+        if spoil.how == "misdated":
+            return await self._pass(node, misdated(payload, spoil.by_s), metadata, context)
         if spoil.how == "skewed":
             task = asyncio.create_task(self._later(spoil.by_s, node, payload, metadata), name=f"late report of {node}")
             self._late.add(task)
@@ -132,6 +136,17 @@ class Tap:
         if self._recording is not None:
             self._recording.append(Frame(time.time(), node, payload))
         return bytes(await self._send(payload, metadata=metadata, timeout=_ANSWER_S))
+
+
+def misdated(payload: bytes, by_s: float) -> bytes:
+    """Return a report as a sidecar would have sent it whose clock is ahead by `by_s` seconds."""
+    export = ExportRequest.FromString(payload)
+    for resource in export.resource_metrics:
+        for scope in resource.scope_metrics:
+            for metric in scope.metrics:
+                for point in (*metric.gauge.data_points, *metric.sum.data_points):
+                    point.time_unix_nano += round(by_s * _NANO)
+    return bytes(export.SerializeToString())  # what the schema does not name is kept as it was
 
 
 def frames(path: Path) -> Iterator[Frame]:

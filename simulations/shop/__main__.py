@@ -13,6 +13,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from simulations.shop.names import sidecar
 from simulations.shop.service import Config, ShopService
 from simulations.shop.spec import APP_PORT, OUTBOUND_PORT, SERVICES
 
@@ -26,13 +27,20 @@ def _parse(arguments: list[str]) -> Config:
     parser.add_argument("--port", type=int, default=APP_PORT)
     parser.add_argument("--proxy", help=f"the sidecar's outbound URL (default: http://ADDRESS:{OUTBOUND_PORT})")
     parser.add_argument(
+        "--name-server",
+        metavar="ADDRESS:PORT",
+        help="look the sidecar up there, under the name INSTANCE.sidecar.shop, instead of at ADDRESS",
+    )
+    parser.add_argument(
         "--direct", action="append", default=[], metavar="CALLEE=URL", help="call URL without a mesh (repeatable)"
     )
     parser.add_argument("--fault-control", type=Path, metavar="SOCKET", help="take injected faults on a private socket")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     direct = dict(pair.split("=", 1) for pair in options.direct)
-    proxy = options.proxy or f"http://{options.address}:{OUTBOUND_PORT}"
+    server, _, port = (options.name_server or "").rpartition(":")
+    host = sidecar(options.instance) if server else options.address
+    proxy = options.proxy or f"http://{host}:{OUTBOUND_PORT}"
     return Config(
         service=options.service,
         version=options.version,
@@ -40,6 +48,7 @@ def _parse(arguments: list[str]) -> Config:
         address=options.address,
         port=options.port,
         proxy="" if direct else proxy,
+        name_server=(server, int(port)) if server else None,
         direct=direct or None,
         fault_control=options.fault_control,
         seed=options.seed,

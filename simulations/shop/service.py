@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import random
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
-from simulations.shop import goods, trouble
+from simulations.shop import goods, names, trouble
 from simulations.shop.fault import FaultControl
 from simulations.shop.spec import Call, Operation, Service, Work
 from simulations.shop.strain import Strain
@@ -35,6 +36,7 @@ class Config:
     """How one instance runs.
 
     `proxy` is the URL of the sidecar's outbound listener; "" calls `direct[callee]` (base URLs) without a mesh.
+    `name_server` (address, port) is asked for the host in it, None asks the system.
     `fault_control` is the private socket for injected faults, None for none. `seed` makes the service times repeat.
     """
 
@@ -44,6 +46,7 @@ class Config:
     address: str
     port: int
     proxy: str = ""
+    name_server: tuple[str, int] | None = None
     direct: Mapping[str, str] | None = None
     fault_control: Path | None = None
     seed: int = 0
@@ -78,7 +81,11 @@ class ShopService:
         return app
 
     async def _client(self, _: web.Application) -> AsyncIterator[None]:
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
+        server = self._config.name_server
+        resolver = names.Resolver(server) if server is not None else None
+        connector = aiohttp.TCPConnector(
+            limit=0, keepalive_timeout=30, resolver=resolver, ttl_dns_cache=names.TTL_S, family=socket.AF_INET
+        )
         async with aiohttp.ClientSession(connector=connector, timeout=self._timeout) as session:
             self._session = session
             yield

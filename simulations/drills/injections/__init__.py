@@ -1,8 +1,8 @@
 """The faults a drill may inject: a closed set, each with its options, all of them real.
 
 Through Envoy (`abort`, `delay`), in the application (`errors`, `slowness`, `corruption`, `leak`, `burn`, `capacity`), on its
-process (`kill`, `pause`, `crashLoop`, `slowStart`, `fileDescriptors`), on the network (`network`), on the mesh's own parts
-(`outage`, `telemetry`, `refusedConfig`), on load (`surge`, `herd`, `hotKey`, `retryStorm`).
+process (`kill`, `pause`, `crashLoop`, `slowStart`, `fileDescriptors`), on the network (`network`, `dns`), on the mesh's own parts
+(`outage`, `telemetry`, `clock`, `refusedConfig`), on load (`surge`, `herd`, `hotKey`, `retryStorm`).
 """
 
 # mypy: disable-error-code="explicit-any"
@@ -28,12 +28,12 @@ from simulations.drills.injections.application import (
 )
 from simulations.drills.injections.envoy import Abort, Delay, ThroughEnvoy
 from simulations.drills.injections.load import Herd, HotKey, OnLoad, RetryStorm, Surge
-from simulations.drills.injections.mesh import OnMesh, Outage, RefusedConfig, Telemetry
-from simulations.drills.injections.network import Network
+from simulations.drills.injections.mesh import Clock, OnMesh, Outage, RefusedConfig, Telemetry
+from simulations.drills.injections.network import Dns, Network, OnNetwork
 from simulations.drills.injections.process import CrashLoop, FileDescriptors, Kill, OnProcess, Pause, SlowStart
 from simulations.drills.places import Place
 
-Fault: TypeAlias = ThroughEnvoy | InApplication | OnProcess | Network | OnMesh | OnLoad
+Fault: TypeAlias = ThroughEnvoy | InApplication | OnProcess | OnNetwork | OnMesh | OnLoad
 """Every fault there is."""
 
 
@@ -65,8 +65,10 @@ class Injection(Model):
     slow_start: SlowStart | None = None
     file_descriptors: FileDescriptors | None = None
     network: Network | None = None
+    dns: Dns | None = None
     outage: Outage | None = None
     telemetry: Telemetry | None = None
+    clock: Clock | None = None
     refused_config: RefusedConfig | None = None
     surge: Surge | None = None
     herd: Herd | None = None
@@ -104,9 +106,9 @@ def group(fault: Fault) -> Group:
             return Group.APPLICATION
         case Kill() | Pause() | CrashLoop() | SlowStart() | FileDescriptors():
             return Group.PROCESS
-        case Network():
+        case Network() | Dns():
             return Group.NETWORK
-        case Outage() | Telemetry() | RefusedConfig():
+        case Outage() | Telemetry() | RefusedConfig() | Clock():
             return Group.MESH
         case Surge() | Herd() | HotKey() | RetryStorm():
             return Group.LOAD

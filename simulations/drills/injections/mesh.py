@@ -25,18 +25,19 @@ class Outage(Model):
 
 
 class Telemetry(Model):
-    """What sidecars report to the agent is lost, repeated or late. Requests are not touched."""
+    """What sidecars report to the agent is lost, repeated, late or misdated. Requests are not touched."""
 
     services: tuple[str, ...] = ()
     """Sidecars of these services; none: all."""
-    how: Literal["dropped", "frozen", "skewed"]
-    """`dropped`: no report arrives; `frozen`: the last one arrives again and again; `skewed`: each arrives late by `by`."""
+    how: Literal["dropped", "frozen", "skewed", "misdated"]
+    """`dropped`: no report arrives; `frozen`: the last one arrives again and again; `skewed`: each arrives late by `by`;
+    `misdated`: each arrives in time, dated as by a sidecar whose clock is ahead by `by`."""
     by: Duration = 5.0
-    """How late skewed reports are."""
+    """How late skewed reports are, how far ahead the clock of misdated ones."""
 
     def __str__(self) -> str:
         """Say what happens, for people."""
-        late = f" by {span(self.by)}" if self.how == "skewed" else ""
+        late = f" by {span(self.by)}" if self.how in {"skewed", "misdated"} else ""
         return f"telemetry of {', '.join(self.services) or 'everybody'} is {self.how}{late}"
 
 
@@ -53,4 +54,25 @@ class RefusedConfig(Model):
         return f"every {span(self.every)} a configuration of {self.service} is declared that sidecars refuse"
 
 
-OnMesh: TypeAlias = Outage | Telemetry | RefusedConfig
+class Clock(Model):
+    """A part of the mesh is restarted with a wrong clock, and with the right one when the fault ends."""
+
+    part: Literal["control", "agent"]
+    """Whose clock."""
+    by: Annotated[Duration, Field(gt=0)]
+    """How wrong."""
+    behind: bool = False
+    """It is late; else it is ahead."""
+
+    @property
+    def shift_s(self) -> float:
+        """Return what its clock shows beyond the right time, seconds."""
+        return -self.by if self.behind else self.by
+
+    def __str__(self) -> str:
+        """Say what happens, for people."""
+        whose = "the control plane" if self.part == "control" else "the agent"
+        return f"the clock of {whose} is {span(self.by)} {'behind' if self.behind else 'ahead'}"
+
+
+OnMesh: TypeAlias = Outage | Telemetry | RefusedConfig | Clock

@@ -1,15 +1,16 @@
-"""Faults of the network between a sidecar and its application."""
+"""Faults of the network between a sidecar and its application, and of looking up names."""
 
 # mypy: disable-error-code="explicit-any"
 # (the constructor that pydantic gives every model takes Any; nothing here is written with it)
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
 from playbooks.units import Duration, Share, percent, span
+from simulations.drills.names import How
 from simulations.drills.places import Place
 
 
@@ -52,3 +53,19 @@ class Network(Place):
             "half-open connections" if self.half_open else "",
         ]
         return f"the network at {self.where} has {', '.join(filter(None, parts))}"
+
+
+class Dns(Place):
+    """Applications cannot look up their upstream: what is connected stays connected, who connects anew finds nobody."""
+
+    how: How = "failing"
+    """`silent`: the name server does not answer; `failing`: it answers SERVFAIL; `unknown`: it knows no such name."""
+
+    def __str__(self) -> str:
+        """Say what happens, for people."""
+        said = {"silent": "gets no answer", "failing": "gets SERVFAIL", "unknown": "is told there is no such name"}
+        return f"{self.where} {said[self.how]} when it looks up a name"
+
+
+OnNetwork: TypeAlias = Network | Dns
+"""Faults of the network."""

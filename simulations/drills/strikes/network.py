@@ -1,4 +1,4 @@
-"""Faults of the network: the relays in front of the struck instances get a bad condition, and a good one at the end."""
+"""Faults of the network: the relays in front of the struck instances, or their name server, get worse, and well at the end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from models.errors import Broken
-from simulations.drills.injections.network import Network
+from simulations.drills.injections.network import Dns, Network
+from simulations.drills.names import NameServer
 from simulations.drills.relay import FINE, Condition, Relay
 from simulations.drills.strikes.ramp import ramped
 
@@ -45,3 +46,16 @@ async def degraded(
     finally:
         for each in instances:
             relays[each].condition = FINE
+
+
+@asynccontextmanager
+async def nameless(server: NameServer | None, fault: Dns, instances: tuple[str, ...]) -> AsyncIterator[None]:
+    """Let instances look up their upstream in vain while the block runs."""
+    if server is None:
+        raise Broken("these applications look up no names", hint="this mesh was started without a name server")
+    server.trouble |= dict.fromkeys(instances, fault.how)
+    try:
+        yield
+    finally:
+        for each in instances:
+            server.trouble.pop(each, None)

@@ -1,15 +1,16 @@
-"""Faults of the mesh's own parts: control plane or agent killed, telemetry spoiled, configuration that sidecars refuse."""
+"""Faults of the mesh's own parts: control plane or agent killed or with a wrong clock, telemetry spoiled, configuration that sidecars refuse."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Literal
 
 from models.errors import Broken
 from simulations.alongside import alongside
 from simulations.cluster import Cluster
-from simulations.drills.injections.mesh import Outage, RefusedConfig, Telemetry
+from simulations.drills.injections.mesh import Clock, Outage, RefusedConfig, Telemetry
 from simulations.drills.tap import Spoil, Tap
 
 REFUSED = """
@@ -28,16 +29,30 @@ spec:
 async def out(cluster: Cluster, fault: Outage) -> AsyncIterator[None]:
     """Kill a part; start it again at the end."""
     try:
-        if fault.part == "control":
-            await cluster.kill_control()
-        else:
-            await cluster.processes.kill("agent")
+        await cluster.processes.kill(fault.part)
         yield
     finally:
-        if fault.part == "control":
-            await cluster.start_control()
-        else:
-            await cluster.start_agent(observe_only=cluster.options.observe_only)
+        await _start(cluster, fault.part)
+
+
+@asynccontextmanager
+async def misset(cluster: Cluster, fault: Clock) -> AsyncIterator[None]:
+    """Restart a part with a wrong clock; restart it with the right one at the end."""
+    try:
+        await cluster.processes.kill(fault.part)
+        await _start(cluster, fault.part, fault.shift_s)
+        yield
+    finally:
+        if fault.part in cluster.processes.pids():
+            await cluster.processes.kill(fault.part)
+        await _start(cluster, fault.part)
+
+
+async def _start(cluster: Cluster, part: Literal["control", "agent"], clock_s: float = 0.0) -> None:
+    if part == "control":
+        await cluster.start_control(clock_s=clock_s)
+    else:
+        await cluster.start_agent(observe_only=cluster.options.observe_only, clock_s=clock_s)
 
 
 @asynccontextmanager

@@ -12,10 +12,11 @@ from typing import Any
 import grpc
 import pytest
 
+from agent.telemetry.schema import ExportRequest
 from models.telemetry import AUTHORIZATION_HEADER, EXPORT_METHOD, NODE_HEADER
 from simulations.addresses import free_port
 from simulations.drills.relay import FINE, Condition, Relay
-from simulations.drills.tap import Spoil, Tap, frames
+from simulations.drills.tap import Spoil, Tap, frames, misdated
 
 HOST = "127.0.0.1"
 SERVICE, METHOD = EXPORT_METHOD.strip("/").split("/")
@@ -156,3 +157,15 @@ async def test_the_tap_passes_spoils_and_records(tmp_path: Path) -> None:
     await channel.close()
     await tap.stop()
     await agent.stop(0)
+
+
+def test_a_misdated_report_says_the_same_at_another_time() -> None:
+    """Only the time of its points moves; even what our schema does not know of a report is kept."""
+    export = ExportRequest()
+    metric = export.resource_metrics.add(resource=b"").scope_metrics.add().metrics.add(name="server.uptime")
+    metric.gauge.data_points.add(time_unix_nano=5_000_000_000, as_int=7)
+    unknown = b"\x9a\x06\x02hi"  # field 99
+    moved = misdated(export.SerializeToString() + unknown, 60.0)
+    assert moved.endswith(unknown)
+    metric.gauge.data_points[0].time_unix_nano = 65_000_000_000
+    assert moved.removesuffix(unknown) == export.SerializeToString()
