@@ -298,7 +298,7 @@ def _table(told: Sequence[report.Told]) -> str:
             text(d.playbook),
             _seconds(d.detected_s),
             _seconds(d.mitigated_s),
-            f"{d.users.lost}/{d.users.requests}",
+            f"{d.users.lost}/{d.users.requests}" if d.users.requests else "<none>",
         ]
         for d in told
     ]

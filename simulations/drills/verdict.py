@@ -60,8 +60,13 @@ class Verdict:
     @property
     def acted_s(self) -> float | None:
         """Until the agent's first overlay."""
-        laid = [o.created_at for o in self.seen.overlays]
+        laid = [self.laid_at(overlay) for overlay in self.seen.overlays]
         return min(laid) - self.seen.onset if laid else None
+
+    def laid_at(self, overlay: Overlay) -> float:
+        """Return when an overlay was laid (Unix s), by the agent's clock where it says so: the control plane's may be wrong."""
+        steps = (step for incident in self.seen.incidents for step in incident.steps)
+        return next((s.acted_at for s in steps if s.overlay == overlay.id and s.acted_at), overlay.created_at)
 
     @cached_property
     def mitigated_s(self) -> float | None:
@@ -128,7 +133,7 @@ class Verdict:
         yield Check("outcome", expect.outcome.value, found, outcome in enough)
         if expect.hands_off or expect.hands_off_until:
             until = self.seen.onset + (expect.hands_off_until or math.inf)
-            done = "; ".join(deed(o.change) for o in self.seen.overlays if o.created_at < until)
+            done = "; ".join(deed(o.change) for o in self.seen.overlays if self.laid_at(o) < until)
             wanted = f"does nothing before {span(expect.hands_off_until)}" if expect.hands_off_until else "does nothing"
             yield Check("agent", wanted, done or "did nothing", not done)
         if expect.mitigated_within:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Final
 
-from simulations.drills.report.charts import Chart, svg
+from simulations.drills.report.charts import Chart, scene, svg
 from simulations.drills.report.told import Case, Moment, Told, markers
 
 _HALF: Final = 0.5  # the lower half of a chart is left out when nothing falls there
@@ -20,7 +20,8 @@ h3{font-size:12px;letter-spacing:.04em;text-transform:uppercase;color:var(--soft
 .sub{color:var(--soft);margin:0 0 18px}section,.all{background:var(--paper);border:1px solid var(--line);border-radius:10px;
 padding:18px 22px;margin:18px 0}table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:5px 10px 5px 0;
 border-bottom:1px solid var(--line);vertical-align:top}th{color:var(--soft);font-weight:600;font-size:12px}
-td.n,th.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}a{color:#0b6bcb;text-decoration:none}
+td.n,th.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}td.name{white-space:nowrap}a{color:#0b6bcb;
+text-decoration:none}
 .badge{display:inline-block;border-radius:999px;padding:1px 10px;font-weight:600;font-size:12px;color:#fff;background:var(--good)}
 .badge.bad{background:var(--bad)}.head{display:flex;gap:12px;align-items:center}.head .topic{color:var(--soft);margin-left:auto}
 .figures{display:flex;flex-wrap:wrap;gap:10px;margin:14px 0 4px}.figure{border:1px solid var(--line);border-radius:8px;
@@ -28,7 +29,7 @@ padding:6px 12px;min-width:96px}.figure b{display:block;font-size:15px;font-vari
 .figure span{color:var(--soft);font-size:12px}.charts{display:grid;grid-template-columns:1fr 1fr;gap:14px 22px;margin-top:8px}
 svg{width:100%;height:auto;display:block}svg text{font:9.5px system-ui,sans-serif}svg text.tick{fill:var(--soft)}
 svg text.title{font-size:12px;font-weight:600;fill:var(--ink)}svg text.mark{font-size:9px}
-svg .grid{stroke:var(--line)}ul{margin:0;padding-left:18px}li{margin:1px 0}.cols{display:grid;grid-template-columns:1fr 1fr;
+svg .grid{stroke:var(--line)}svg .fault{fill:#b91c1c;opacity:.05}ul{margin:0;padding-left:18px}li{margin:1px 0}.cols{display:grid;grid-template-columns:1fr 1fr;
 gap:0 30px}.ok{color:var(--good)}.no{color:var(--bad);font-weight:600}details{margin-top:12px}summary{cursor:pointer;
 color:#0b6bcb}pre{white-space:pre-wrap;font:12px/1.5 ui-monospace,monospace;margin:6px 0;color:var(--ink)}
 @media(max-width:820px){.charts,.cols{grid-template-columns:1fr}}
@@ -59,7 +60,7 @@ def _overview(drills: Sequence[Told]) -> str:
             f"<td>{_badge(d)}</td><td><a href='#{escape(d.name)}'>{escape(d.name)}</a></td><td>{escape(d.topic)}</td>",
             f"<td>{escape(d.outcome or d.phase)}</td><td>{escape(d.cause or '–')}</td><td>{escape(d.playbook or '–')}</td>",
             *(f"<td class='n'>{_seconds(v)}</td>" for v in (d.detected_s, d.acted_s, d.mitigated_s)),
-            f"<td class='n'>{d.users.lost} of {d.users.requests}</td>",
+            f"<td class='n'>{_lost(d)}</td>",
         ]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     names = ("", "drill", "class", "outcome", "cause found", "playbook")
@@ -73,7 +74,7 @@ def _drill(d: Told) -> str:
         ("detected", _seconds(d.detected_s)),
         ("acted", _seconds(d.acted_s)),
         ("users well again", _seconds(d.mitigated_s)),
-        ("requests lost", f"{d.users.lost} of {d.users.requests}"),
+        ("requests lost", _lost(d)),
         ("outcome", d.outcome or d.phase),
         ("cause found", d.cause or "–"),
         ("playbook", d.playbook or "–"),
@@ -92,7 +93,9 @@ def _drill(d: Told) -> str:
         "<h3>What users saw</h3>",
         _list(
             [
-                f"{d.users.requests} requests, {d.users.lost} missed their objective",
+                f"{d.users.requests} requests, {d.users.lost} missed their objective"
+                if d.users.requests
+                else "they cannot be asked on this mesh",
                 *(f"{n} × {k}" for k, n in d.users.kinds),
             ]
         ),
@@ -108,28 +111,21 @@ def _drill(d: Told) -> str:
 
 
 def _charts(d: Told) -> str:
-    marks = markers(d)
+    around = scene((*d.served, *d.errors, *d.latency, *d.traffic), markers(d), d.lasted_s)
     low = min((v for s in d.served for v in s.values if v is not None), default=0.0)
+    bottom = _HALF if low > _HALF else 0.0
     drawn = (
-        Chart(
-            "Users: share of requests that were good",
-            d.served,
-            marks,
-            _percent,
-            1.0,
-            1.0,
-            _HALF if low > _HALF else 0.0,
-        ),
-        Chart("Errors by service, as its callers see them", d.errors, marks, _percent, 0.02, 1.0),
-        Chart("Latency by service (p99)", d.latency, marks, _milliseconds, 0.05),
-        Chart("Traffic by service (requests per second)", d.traffic, marks, _plain, 10.0),
+        Chart("Users: share of requests that were good", d.served, _percent, 1.0, 1.0, bottom),
+        Chart("Errors by service, as its callers see them", d.errors, _percent, 0.02, 1.0),
+        Chart("Latency by service (p99)", d.latency, _milliseconds, 0.04),
+        Chart("Traffic by service (requests per second)", d.traffic, _plain, 10.0),
     )
-    return "".join(f"<div>{svg(chart)}</div>" for chart in drawn)
+    return "".join(f"<div>{svg(chart, around)}</div>" for chart in drawn if chart.lines)
 
 
 def _checks(d: Told) -> str:
     rows = "".join(
-        f"<tr><td class='{'ok' if c.ok else 'no'}'>{'√' if c.ok else '×'}</td><td>{escape(c.name)}</td>"
+        f"<tr><td class='{'ok' if c.ok else 'no'}'>{'√' if c.ok else '×'}</td><td class='name'>{escape(c.name)}</td>"
         f"<td>{escape(c.wanted)}</td><td class='{'' if c.ok else 'no'}'>{escape(c.found)}</td></tr>"
         for c in d.checks
     )
@@ -162,6 +158,10 @@ def _list(lines: Iterable[str]) -> str:
 
 def _badge(d: Told) -> str:
     return "<span class='badge'>passed</span>" if d.passed else "<span class='badge bad'>failed</span>"
+
+
+def _lost(d: Told) -> str:
+    return f"{d.users.lost} of {d.users.requests}" if d.users.requests else "–"
 
 
 def _seconds(value: float | None) -> str:

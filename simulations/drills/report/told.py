@@ -128,7 +128,7 @@ def told(verdict: Verdict) -> Told:
         moments=tuple(_moment(mark, zero) for mark in sorted(seen.marks, key=lambda m: m.at)),
         users=_users(verdict.during),
         cases=tuple(_case(each, zero) for each in seen.incidents),
-        actions=tuple(f"{o.created_at - zero:+.2f} s  {deed(o.change)}" for o in seen.overlays),
+        actions=tuple(f"{verdict.laid_at(o) - zero:+.2f} s  {deed(o.change)}" for o in seen.overlays),
         innocents=tuple(deed(o.change) for o in verdict.innocent),
         served=_served(seen.records, zero),
         errors=_signal(seen.samples, zero, "error_ratio"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,10 @@ from simulations.drills import report
 from simulations.drills.guilt import guilty, innocent
 from simulations.drills.loading import SHOP, library
 from simulations.drills.objectives import failing, services_well_again, unknown, well_again
+from simulations.drills.report.charts import Chart, scene, svg
 from simulations.drills.report.files import junit
 from simulations.drills.report.page import page
+from simulations.drills.report.told import Moment, Series
 from simulations.drills.runner import Runner
 from simulations.drills.schema import Drill, Objective, Outcome
 from simulations.drills.seen import Sample, Seen
@@ -135,6 +138,21 @@ async def test_a_report_is_one_file_that_says_everything(mesh: MemoryMesh, tmp_p
     assert failure is not None
     assert "within 3 s promised, never found" in (failure.text or "")
     assert junit(()).count("testcase") == 0
+
+
+def test_the_charts_of_a_drill_can_be_read_across() -> None:
+    """One time axis, one colour per service and the fault's time in all of them, whatever each one shows; easy numbers."""
+    cart = Series("cart", (-3.0, 0.0, 12.0), (0.0, 0.1, 0.149))
+    ads = Series("ads", (-1.0, 14.0), (0.05, 0.02))
+    around = scene((cart, ads), (Moment(0.0, "onset", "it breaks"),), 10.0)
+    both, one = (svg(Chart("p99", lines, lambda v: f"{v:g}", 0.01), around) for lines in ((ads, cart), (cart,)))
+    shown = [re.findall(r'class="tick"[^>]*>(-?\d+ s)<', text) for text in (both, one)]
+    assert shown[0] == shown[1] == ["-2 s", "0 s", "2 s", "4 s", "6 s", "8 s", "10 s", "12 s", "14 s"]
+    assert (
+        len({re.search(r'stroke="(#\w+)" stroke-width="1.6"><title>cart<', text).group(1) for text in (both, one)}) == 1
+    )  # type: ignore[union-attr] # it is drawn
+    assert re.findall(r'<rect class="fault"[^>]*>', both) == re.findall(r'<rect class="fault"[^>]*>', one)
+    assert ">0.2<" in one  # not 0.149
 
 
 def test_a_missing_or_broken_report_is_told(tmp_path: Path) -> None:
