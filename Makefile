@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo drill drill-all test mutate check format lock bench bench-models soak clean
+.PHONY: help demo drill drill-all test mutate check format lock bench bench-models likeness soak clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -67,9 +67,13 @@ bench-models: $(VENV)/.dev ## measure detectors, localiser and canary verdicts b
 	@$(MODELS).causes --data $(DATA) $(if $(ARGS),--cases 10)
 	@$(MODELS).series --data $(DATA)/data/nab.npz $(ARGS)
 
-soak: $(VENV)/.dev ## kill the agent at each line of its story, and overlap five faults for ten minutes (about an hour)
+soak: $(VENV)/.dev ## kill the agent at each line of its story, overlap five faults for ten minutes, break nothing for thirty (about two hours)
 	@$(BIN)/python -m simulations.soak.kills $(ARGS)
 	@$(BIN)/python -m simulations.soak.overlap
+	@$(BIN)/python -m simulations.soak.quiet
+
+likeness: $(VENV)/.run ## play the same faults on real sidecars and in the simulator, and compare the curves (about two minutes)
+	@$(BIN)/python -m simulations.likeness $(ARGS)
 
 lock: ## resolve and pin the dependencies anew (needs uv)
 	uv pip compile pyproject.toml --group build --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -q -o requirements.lock
