@@ -29,7 +29,7 @@ from models.detect import Baseline
 from models.domain import ChangeEvent, Topology
 from models.incident import Anomaly
 from models.localise import Evidence
-from models.manifest import Json
+from models.plain import Json
 from models.signals import Outcomes, Series
 from playbooks.guards import Limits
 

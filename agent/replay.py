@@ -40,7 +40,7 @@ from models.domain import Topology
 from models.errors import Broken, InvalidInput, NotFound
 from models.incident import Cause, Signal
 from models.localise import Evidence, localise
-from models.manifest import Json
+from models.plain import Json
 from models.signals import BUCKETS, Outcomes, Series, Side
 from playbooks.guards import Limits
 

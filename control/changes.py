@@ -17,7 +17,7 @@ from control.clock import Clock
 from control.store import Put, Trim, Write
 from control.wire import Changes
 from models.domain import ChangeEvent, ChangeKind
-from models.manifest import Json
+from models.plain import Json
 
 _EVENT: TypeAdapter[ChangeEvent] = TypeAdapter(ChangeEvent)
 _TRIM_EVERY = 100

@@ -21,8 +21,9 @@ from control.store import Drop, Put, Store, Write
 from control.wire import RESOURCE, Action, Applied, ApplyResult, Resource
 from models.domain import ChangeKind
 from models.errors import InvalidInput, NotFound
-from models.manifest import Json, suggest
+from models.manifest import suggest
 from models.objective import Objective
+from models.plain import Json
 from models.policy import ServicePolicy
 from models.rollout import Rollout
 

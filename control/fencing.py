@@ -15,7 +15,7 @@ from control.clock import Clock
 from control.store import Put, Write
 from control.wire import Fence
 from models.errors import Conflict, InvalidInput
-from models.manifest import Json
+from models.plain import Json
 
 _FENCE: TypeAdapter[Fence] = TypeAdapter(Fence)
 _KEY = "writer"

@@ -23,8 +23,8 @@ from control.watch import Broadcast
 from control.wire import OVERLAY, OverlayEvent
 from models.domain import ChangeKind
 from models.errors import Conflict, InvalidInput, NotFound, Problem, Refused
-from models.manifest import Json
 from models.overlay import Change, Overlay, Owner, in_force, slot, target
+from models.plain import Json
 
 log = structlog.get_logger(__name__)
 

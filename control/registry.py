@@ -21,7 +21,7 @@ from control.store import Drop, Put, Write
 from control.wire import InstanceView
 from models.domain import ChangeKind, Health, Instance
 from models.errors import NotFound
-from models.manifest import Json
+from models.plain import Json
 
 log = structlog.get_logger(__name__)
 

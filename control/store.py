@@ -23,7 +23,7 @@ import structlog
 
 from control import metrics
 from models.errors import Broken
-from models.manifest import Json
+from models.plain import Json
 
 log = structlog.get_logger(__name__)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.manifest import Json
+from models.plain import Json
 from playbooks.conditions import VARIABLES
 from playbooks.effects import MEANINGS, PLACEHOLDERS
 from playbooks.schema import Playbook

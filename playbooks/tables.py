@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from models.manifest import Json
+from models.plain import Json
 
 
 def sections(schema: Mapping[str, Json], title: str) -> list[str]:

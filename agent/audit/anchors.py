@@ -14,7 +14,7 @@ from typing import Self
 
 from agent.audit.chain import canonical
 from agent.audit.keys import Signer, Trust, signed_by
-from models.manifest import Json
+from models.plain import Json
 
 
 @dataclass(frozen=True, slots=True)

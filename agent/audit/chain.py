@@ -19,7 +19,7 @@ from typing import Final, Self, cast
 
 from agent.audit.keys import ID_DIGITS, SIGNATURE_DIGITS, Signer, Trust, signed_by
 from models.errors import InvalidInput
-from models.manifest import Json
+from models.plain import Json
 
 GENESIS: Final = "0" * 64
 """What the first record names as the hash before it."""

@@ -15,7 +15,7 @@ import aiohttp
 
 from agent.audit.chain import Record
 from models.errors import Unavailable
-from models.manifest import Json
+from models.plain import Json
 
 BATCH: Final = 500
 TIMEOUT_S: Final = 10.0

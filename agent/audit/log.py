@@ -42,7 +42,7 @@ from agent.audit.proof import CUT, NEW_KEY, verify_end
 from agent.audit.reading import newest_first, newest_first_of
 from agent.audit.redaction import redacted
 from models.errors import Broken
-from models.manifest import Json
+from models.plain import Json
 
 _log = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ from prometheus_client import Counter
 from agent.audit.files import append_line, last_line_end
 from agent.audit.reading import torn_path
 from models.errors import Broken
-from models.manifest import Json
+from models.plain import Json
 
 _log = structlog.get_logger(__name__)
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from agent.audit.chain import canonical
-from models.manifest import Json
+from models.plain import Json
 
 MARK: Final = "redacted:"
 

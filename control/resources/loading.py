@@ -15,7 +15,8 @@ from control.resources.objective import ServiceLevelObjective
 from control.resources.schema import API_VERSIONS, DestinationRule, FallbackSpec, VirtualService
 from control.resources.values import interval, share
 from models.errors import InvalidInput, Problem
-from models.manifest import Document, Json, Path, parse, problems_of, suggest
+from models.manifest import Document, Path, parse, problems_of, suggest
+from models.plain import Json
 
 Model: TypeAlias = VirtualService | DestinationRule | Canary | ServiceLevelObjective
 

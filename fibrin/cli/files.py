@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from models.errors import InvalidInput
-from models.manifest import MAX_BYTES
+from models.placed import MAX_BYTES
 
 _STDIN: Final = "-"
 _YAML: Final = (".yaml", ".yml", ".json")

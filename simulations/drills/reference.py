@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.manifest import Json
+from models.plain import Json
 from playbooks.tables import sections
 from simulations.drills.schema import Drill
 

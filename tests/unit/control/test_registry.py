@@ -15,7 +15,7 @@ from control.settings import ControlSettings
 from control.store import Drop, Put, Trim, Write
 from models.domain import ChangeKind, Health, Instance
 from models.errors import NotFound
-from models.manifest import Json
+from models.plain import Json
 
 Make = Callable[..., Instance]
 

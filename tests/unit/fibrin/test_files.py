@@ -12,7 +12,7 @@ from control.resources.loading import load
 from fibrin.cli import cli
 from fibrin.cli.resources import MOST_WARNINGS, shortened
 from models.errors import InvalidInput
-from models.manifest import MAX_BYTES
+from models.placed import MAX_BYTES
 
 
 @pytest.mark.parametrize("verb", [["apply", "-f"], ["playbook", "lint"]])

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.errors import InvalidInput, Problem
-from models.manifest import MAX_BYTES, Document, parse, problems_of, render, suggest, validate
+from models.manifest import Document, parse, problems_of, render, suggest, validate
+from models.placed import MAX_BYTES
 
 HEAD = "apiVersion: fibrin.dev/v1\nkind: Playbook\nmetadata:\n  name: x\n"
 
