@@ -69,6 +69,18 @@ def test_screen_shows_everything_at_once(tmp_path: Path) -> None:
         assert wanted in text, wanted
 
 
+def test_what_is_told_late_stands_where_it_happened(tmp_path: Path) -> None:
+    """The screen's story is in order of time, not of arrival."""
+    console = Console(width=180, height=40, file=io.StringIO(), record=True)
+    state = _state(tmp_path)
+    story = Story(state, PlainLines(Console(file=io.StringIO()), 1000.0))
+    story.tell("resolved", "verified at last", 1012.0)
+    story.tell("SLI back", "users are served again", 1011.0)
+    console.print(render(state, 1012.5, 40))
+    text = console.export_text()
+    assert text.index("users are served again") < text.index("verified at last")
+
+
 def test_empty_state_can_be_drawn() -> None:
     """Before anything runs there is a screen too."""
     console = Console(width=80, height=24, file=io.StringIO(), record=True)
