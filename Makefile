@@ -21,6 +21,11 @@ $(VENV)/.dev: $(VENV)/.run requirements-dev.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
+# fse-baro brings scikit-learn, matplotlib and pytest with it: only whoever measures beside it installs that.
+$(VENV)/.models: $(VENV)/.dev requirements-models.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-models.lock
+	@touch $@
+
 demo: $(VENV)/.run ## break a running shop three times and watch the mesh heal it (ARGS="--headless", "--hold", "-o json")
 	@$(BIN)/fibrin demo $(ARGS)
 
@@ -59,7 +64,7 @@ bench: $(VENV)/.run ## measure the mesh beside its limits, in one run on this ma
 DATA ?= ../shared/bench
 MODELS := $(BIN)/python -m simulations.judgement
 
-bench-models: $(VENV)/.dev ## measure detectors, localiser and canary verdicts beside their peers (ARGS=--quick; DATA: the evaluators' folder)
+bench-models: $(VENV)/.models ## measure detectors, localiser and canary verdicts beside their peers (ARGS=--quick; DATA: the evaluators' folder)
 	@$(MODELS).alarms $(ARGS)
 	@$(MODELS).delays $(ARGS)
 	@$(MODELS).costs $(ARGS)
@@ -78,6 +83,7 @@ likeness: $(VENV)/.run ## play the same faults on real sidecars and in the simul
 lock: ## resolve and pin the dependencies anew (needs uv)
 	uv pip compile pyproject.toml --group build --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -q -o requirements.lock
 	uv pip compile pyproject.toml --group build --group dev --extra prometheus --extra postgres -c requirements.lock --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -q -o requirements-dev.lock
+	uv pip compile pyproject.toml --extra models -c requirements-dev.lock --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -q -o requirements-models.lock
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
