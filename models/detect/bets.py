@@ -8,7 +8,9 @@ below `f0` (testing by betting: Shafer 2021; Waudby-Smith & Ramdas 2023).
 
 What a series has not shown yet is taken from what the whole mesh shows, relative to each series' median (empirical
 Bayes): after a minute nobody knows a tail of one in ten thousand from one series, but from all of them together.
-Before that the assumed tail is heavy and bets are low: an honest, wide beginning.
+Before that the assumed tail is heavy and bets are low: an honest, wide beginning. Where a young series' median itself is not
+known to within `MARGIN`, the null is slowed by its confidence bound instead: among thousands of new series some begin with
+their fastest requests.
 """
 
 from __future__ import annotations
@@ -25,6 +27,12 @@ SLOWDOWNS: Final[tuple[tuple[float, float], ...]] = ((1.8, 1.0), (2.5, 1.0), (5.
 """(factor, share of requests slowed), one CUSUM each."""
 
 MARGIN: Final = 1.15
+DOUBT: Final = 4.5
+"""Standard errors of the learnt median that a well series may be slower than it: passed by one in 300 000."""
+
+MEDIAN_ERROR: Final = 1.25
+"""Standard error of a median over that of a mean, normal distribution: √(π/2)."""
+
 BET_CAP: Final = 10.5
 STEP: Final = 1 / 12
 """Bets are kept as whole multiples of this many nats in one byte, rounded down."""
@@ -36,6 +44,10 @@ ASSUMED_REQUESTS: Final = 300.0
 """Requests that the assumed shape counts for in the experience of the whole mesh."""
 
 Logs = npt.NDArray[np.int8]
+Small = npt.NDArray[np.float32]
+
+_LOW, _HIGH = 0.16, 0.84
+"""Quantiles that lie two standard deviations apart, normal distribution."""
 
 
 def _assumed() -> FloatArray:
@@ -86,6 +98,30 @@ def pooled(windows: npt.NDArray[np.float32]) -> FloatArray:
     return np.asarray(sums / sums.sum())
 
 
+def _doubted(null: npt.NDArray[np.float32], known: npt.NDArray[np.float32], requests: npt.NDArray[np.float32]) -> Small:
+    """Return `null` (rows, WIDTH), slowed further where few `requests` (rows,) leave the median of `known` in doubt."""
+    below = np.cumsum(known, axis=1)
+    spread = ((below < _HIGH).sum(axis=1) - (below < _LOW).sum(axis=1)) / 2  # buckets; one standard deviation
+    doubt = DOUBT * MEDIAN_ERROR * spread / np.sqrt(np.maximum(requests, 1.0))
+    further = doubt - np.log10(MARGIN) * BUCKETS_PER_DECADE
+    rows = np.flatnonzero(further > 0)
+    if not len(rows):
+        return null
+    whole = np.floor(further[rows]).astype(np.int64)[:, None]
+    part = (further[rows] - whole[:, 0])[:, None]
+    padded = np.concatenate(
+        [np.zeros((len(rows), 1)), null[rows]], axis=1
+    )  # what comes from below the window is nothing
+    near, far = (
+        np.take_along_axis(padded, np.maximum(np.arange(1, WIDTH + 1) - whole - more, 0), axis=1) for more in (0, 1)
+    )
+    slowed = (1 - part) * near + part * far
+    slowed[:, -1] += 1 - slowed.sum(axis=1)
+    found = null.copy()
+    found[rows] = slowed
+    return found
+
+
 def bets(windows: npt.NDArray[np.float32], shape: FloatArray) -> Logs:
     """Return log bets in steps of `STEP`, shape (rows, slowdowns, WIDTH), for learnt windows (rows, WIDTH) of counts.
 
@@ -94,7 +130,7 @@ def bets(windows: npt.NDArray[np.float32], shape: FloatArray) -> Logs:
     total = windows.sum(axis=1, keepdims=True)
     mesh = np.float32(MESH_REQUESTS) * shape.astype(np.float32)
     known = (windows @ _BLUR + mesh) / (total + np.float32(MESH_REQUESTS))
-    null = np.maximum(known @ _NULL, np.float32(1e-12))
+    null = np.maximum(_doubted(known @ _NULL, known, total[:, 0]), np.float32(1e-12))
     logs = np.empty((len(windows), len(SLOWDOWNS), WIDTH), dtype=np.int8)
     for k, matrix in enumerate(_SLOWED):
         ratio = np.maximum.accumulate((known @ matrix) / null, axis=1)

@@ -344,6 +344,19 @@ def test_bets_are_fair_under_every_faster_distribution(requests: int, first: int
     assert (known @ wager.T <= 1 + 2e-3).all()
 
 
+@pytest.mark.parametrize("requests", [30, 100, 1000])
+@pytest.mark.parametrize("spread", [1.5, 3.5])
+def test_a_series_that_began_with_its_fastest_requests_is_not_slow(requests: int, spread: float) -> None:
+    """Where the learnt median is four standard errors too low, what the series does anyway is no evidence against it."""
+    places = np.arange(WIDTH) - BELOW
+    true, lucky = (
+        np.exp(-0.5 * ((places - shift) / spread) ** 2) for shift in (0.0, -4 * 1.25 * spread / math.sqrt(requests))
+    )
+    learnt = (requests * lucky / lucky.sum())[None, :].astype(np.float32)
+    logs = bets(learnt, pooled(np.repeat(learnt, 100, axis=0)))[0]
+    assert (np.exp(logs * STEP) @ (true / true.sum()) <= 1.01).all()
+
+
 def test_what_the_mesh_has_never_seen_is_worth_more_the_longer_it_looked() -> None:
     """A tenfold latency bets little in an unknown mesh and much in a known one, for the same young series."""
     young = np.zeros((1, WIDTH), dtype=np.float32)
