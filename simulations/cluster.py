@@ -216,10 +216,6 @@ class Cluster(Bracket):
         """Kill an instance's application process with SIGKILL; its sidecar stays."""
         await self.processes.kill(instance)
 
-    async def kill_control(self) -> None:
-        """Kill the control plane with SIGKILL; traffic flows on."""
-        await self.processes.kill("control")
-
     async def start_control(self, *, clock_s: float = 0.0) -> None:
         """Start the control plane again and wait until it serves. Its clock is wrong by `clock_s`."""
         await self._fibrin("control", self.control_url, clock_s=clock_s)

@@ -1,22 +1,27 @@
 """Many drills, few meshes: drills that can share one run on it one after the other.
 
 A mesh is left after `MOST` drills, after one that deviated or in which the agent took a step back (it is more timid then), and
-for a drill that wants its own; so one drill's strikes and leftovers never decide another's.
+for a drill that wants its own; a drill waits until what the agent touched in the one before may be touched again. So one
+drill's strikes, cool-downs and leftovers never decide another's.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from models.overlay import target
+from playbooks import library as shipped_playbooks
 from playbooks.units import span
+from simulations.drills.injections import place
 from simulations.drills.loading import SHOP
 from simulations.drills.real import Ordered, RealMesh, running
 from simulations.drills.runner import Runner
-from simulations.drills.schema import Drill
+from simulations.drills.schema import Drill, Entry
 from simulations.drills.seen import Seen
 from simulations.drills.strikes.choice import named, relayed
 from simulations.drills.verdict import Verdict
@@ -95,8 +100,10 @@ async def _on_one_mesh(
         warm_up_s = waiting[0].spec.mesh.warm_up
         tell("mesh", f"everything runs, state in {mesh.cluster.state_dir}; {span(warm_up_s)} to learn what is normal")
         await runner.rest(warm_up_s)
+        touched: dict[str, float] = {}
         while waiting:
             drill = waiting.pop(0)
+            await runner.rest(cooling_s(drill, touched, time.time()))
             seen = await _one(drill, mesh, runner, wishes, tell)
             verdict = Verdict(seen)
             if not verdict.passed:
@@ -104,6 +111,26 @@ async def _on_one_mesh(
             yield verdict
             if not verdict.passed or _undone(seen):
                 return
+            for step in (s for i in seen.incidents for s in i.steps if s.acted_at):
+                service = target(step.change)
+                touched[service] = max(step.acted_at, touched.get(service, 0.0))
+
+
+def cooling_s(drill: Drill, touched: Mapping[str, float], now: float) -> float:
+    """Return how long the playbook that a drill expects has to wait at the services that were `touched` (Unix s), seconds.
+
+    A drill that expects none waits as for `bad-instance`, which is what most others would get.
+    """
+    books = {book.name: book for book in shipped_playbooks()}
+    book = books.get(drill.spec.expect.playbook, books["bad-instance"])
+    struck = {service for entry in drill.spec.faults for service in _services(entry)}
+    at = max((moment for service, moment in touched.items() if service in struck), default=0.0)
+    return max(0.0, at + book.spec.guard.cooldown - now)
+
+
+def _services(entry: Entry) -> set[str]:
+    where = place(entry.inject.fault)
+    return {instance.service for instance in where.struck(SHOP)} if where is not None else set()
 
 
 def _undone(seen: Seen) -> bool:

@@ -23,7 +23,7 @@ kind: Drill
 metadata: {name: bad-version, labels: {class: version}}
 spec:
   description: The canary of catalog fails three fifths of its requests.
-  mesh: {rate: 40}
+  mesh: {rate: 40, warmUp: 6s}
   steadyState:
   - {users: true, good: 90%}
   faults:
