@@ -30,7 +30,7 @@ class Network(Place):
     partition: bool = False
     """Nothing gets through: open connections hang, new ones are not taken."""
     half_open: bool = False
-    """New connections are taken and nothing is ever forwarded."""
+    """Connections that are open hang, as when the other host went away without a word; new ones work."""
 
     @model_validator(mode="after")
     def _bad(self) -> Self:
