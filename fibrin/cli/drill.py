@@ -24,6 +24,7 @@ from playbooks.lint import Level
 from playbooks.loading import load as load_playbooks
 from playbooks.schema import Playbook
 from playbooks.units import span
+from simulations.busy import busy_now
 from simulations.drills import calendar, report, safety
 from simulations.drills.certify import earned
 from simulations.drills.guest import visiting
@@ -285,6 +286,8 @@ def _told(verdict: Verdict) -> None:
     for each in verdict.checks:
         if not each.ok:
             _tell("", f"× {each.name}: {each.wanted} promised, {each.found} found")
+    if not verdict.passed and (why := busy_now()):
+        _tell("", why)
 
 
 def _table(told: Sequence[report.Told]) -> str:

@@ -9,6 +9,7 @@ from typing import Final
 from rich.console import JustifyMethod
 from rich.table import Table
 
+from simulations.busy import busy
 from simulations.demo.account import Result
 
 _COLUMNS: Final[dict[str, JustifyMethod]] = {
@@ -22,9 +23,6 @@ _COLUMNS: Final[dict[str, JustifyMethod]] = {
     "LOST WITHOUT": "right",
     "": "left",
 }
-BUSY: Final = 1.5
-"""Load average per processor from which on a machine is too busy for what is measured in tenths of a second."""
-
 _LONG: Final = frozenset({"ACTION", "VERIFIED"})
 
 
@@ -37,11 +35,8 @@ def exit_code(results: Sequence[Result], expected: int, *, audit_ok: bool) -> in
 def shortfalls(results: Sequence[Result], load: float, processors: int) -> tuple[str, ...]:
     """Return why the demo is no success, in sentences; `load` is the machine's load average. Empty when nothing fell short."""
     found = [f"{r.name}: {why}" for r in results if (why := _shortfall(r))]
-    if found and load > BUSY * processors:
-        found.append(
-            f"this machine was busy (load average {load:.1f} on {processors} processors): late telemetry is not acted upon; "
-            "stop what else runs, then play it again"
-        )
+    if found and (why := busy(load, processors)):
+        found.append(why)
     return tuple(found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from simulations.busy import busy
 from simulations.drills.loading import choose, library
 from simulations.drills.suite import MOST, batches, cooling_s
 
@@ -24,3 +25,9 @@ def test_a_drill_waits_until_its_playbook_may_touch_the_service_again() -> None:
     assert cooling_s(kill, {"cart": 1000.0}, 1004.0) == 11.0
     assert cooling_s(instance, {"catalog": 1000.0}, 1004.0) == 0.0
     assert cooling_s(instance, {"cart": 1000.0}, 1020.0) == 0.0
+
+
+def test_a_busy_machine_is_told() -> None:
+    """Only from one and a half runnable processes per processor on, and with the figure."""
+    assert busy(2.9, 2) == ""
+    assert busy(3.1, 2).startswith("this machine was busy (load average 3.1 on 2 processors)")
