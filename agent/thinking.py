@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Final
 
 from agent.history import History
@@ -22,6 +24,8 @@ MIXED_S: Final = FLUSH_S
 EPSILON_S: Final = 0.001
 """What arrived at the very moment of the onset belongs to the time before."""
 
+EPSILON_SCORE: Final = 1e-6
+
 LOOK_BACK_S: Final = 30.0
 """Evidence older than this says little about now."""
 
@@ -35,7 +39,7 @@ class MeshLocaliser:
 
     def __call__(self, anomalies: tuple[Anomaly, ...], since: Since, now: float) -> Diagnosis:
         """Return the suspects behind `anomalies`, best first, with all that was looked at."""
-        onset = max(min(a.onset for a in anomalies), now - LOOK_BACK_S)
+        onset = max(beginning(anomalies), now - LOOK_BACK_S)
         start = onset + MIXED_S if now - onset > 1.5 * MIXED_S else onset
         evidence = Evidence(
             anomalies=anomalies,
@@ -48,6 +52,17 @@ class MeshLocaliser:
         near = neighbourhood(evidence)  # nothing else is looked at, so nothing else is added up
         evidence = replace(evidence, since_onset=since(start + EPSILON_S, near))
         return Diagnosis(localise(evidence), evidence)
+
+
+def beginning(anomalies: Sequence[Anomaly]) -> float:
+    """Return since when things are wrong (Unix s): where half of the evidence says so.
+
+    The earliest onset of many is no good guess: one stray error shortly before the fault makes a series' estimate too early, and what
+    was well until the fault would then count as evidence of health.
+    """
+    ordered = sorted(anomalies, key=lambda a: a.onset)
+    weights = list(accumulate(max(a.score, EPSILON_SCORE) for a in ordered))
+    return ordered[bisect_left(weights, weights[-1] / 2)].onset
 
 
 def outcomes_of(history: History) -> Since:
