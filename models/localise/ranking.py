@@ -355,10 +355,17 @@ def _one_version(evidence: Evidence, service: str) -> str:
     return next(iter(sick)) if len(sick) == 1 and len(known) > 1 else ""
 
 
+def _one_instance(evidence: Evidence, service: str) -> str:
+    """Return the only instance of a service with anomalies of its own, "" when there is none or it has no siblings."""
+    sick = {a.series.instance for a in evidence.anomalies if a.series.callee == service and a.series.instance}
+    known = {i.id for i in evidence.topology.instances if i.service == service}
+    return next(iter(sick)) if len(sick) == 1 and len(known) > 1 else ""
+
+
 def _fallback(evidence: Evidence) -> tuple[Cause, ...]:
     """Name what the detectors saw when the counts prove nothing: weak, and said so.
 
-    Where only one version of several left its baseline, it is the version.
+    Where only one version of several left its baseline, it is the version; where only one instance did, the instance.
     """
     found: dict[str, Cause] = {}
     for anomaly in sorted(evidence.anomalies, key=lambda a: (-a.score, a.series, a.signal)):
@@ -366,13 +373,14 @@ def _fallback(evidence: Evidence) -> tuple[Cause, ...]:
         if not service or service in found:
             continue
         version = _one_version(evidence, service)
-        name = f"{service} {version}" if version else service
+        instance = "" if version else _one_instance(evidence, service)
+        name = " ".join(part for part in (service, version, instance) if part)
         text = (
             f"{anomaly.signal} of {name} left its baseline ({anomaly.observed:.3g}, normally {anomaly.expected:.3g}), "
             "but the counts since the onset do not say where the fault lives."
         )
-        kind = CauseKind.VERSION if version else CauseKind.SERVICE
-        found[service] = Cause(kind, service, version, anomaly.signal, 0.0, None, (text,))
+        kind = CauseKind.VERSION if version else CauseKind.INSTANCE if instance else CauseKind.SERVICE
+        found[service] = Cause(kind, service, version or instance, anomaly.signal, 0.0, None, (text,))
     share = 0.5 / len(found) if found else 0.0
     return tuple(
         Cause(c.kind, c.service, c.subject, c.signal, share, c.edge, c.evidence, c.numbers, c.changes)

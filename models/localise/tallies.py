@@ -12,13 +12,19 @@ from typing import Final
 
 import numpy as np
 
-from models.detect.baseline import MIDS_S, Baseline, FloatArray
+from models.detect.baseline import MIDS_S, Baseline, BoolArray, FloatArray
 from models.detect.views import answered, counted
 from models.incident import Signal
-from models.signals import BUCKETS, Outcomes, Series
+from models.signals import BUCKETS, Counts, Outcomes, Series
 
 ERRORS_WHEN_UNKNOWN: Final = 0.001
 SLOW_QUANTILE: Final = 0.98
+BODY_QUANTILE: Final = 0.75
+"""Where no request leaves the tail, what leaves the body counts: a small slowdown stays below the slowest of a good day."""
+
+TELLING: Final = 3.0
+"""Standard deviations by which the tail must exceed its normal to tell of a slowdown by itself."""
+
 SLOW_MARGIN_BUCKETS: Final = 1
 SLOW_EXPECTED: Final = 0.01
 UNREACHABLE: Final = frozenset({"UH", "UF", "UC", "UR", "LR", "NC", "URX"})
@@ -117,14 +123,34 @@ def _slow(rows: Sequence[Row]) -> list[Tally]:
     total, weight = seen.sum(axis=1), normal.sum(axis=1)
     known = weight > 0
     shares = normal / np.where(known, weight, 1.0)[:, None]
-    # the first bucket beyond nearly all of the normal ones
-    edge = np.argmax(np.cumsum(shares, axis=1) >= SLOW_QUANTILE, axis=1) + SLOW_MARGIN_BUCKETS
-    beyond = np.arange(BUCKETS) > edge[:, None]
-    bad = np.where(known, (seen * beyond).sum(axis=1), 0.0)
-    expected = np.where(known, np.maximum(SLOW_EXPECTED, (shares * beyond).sum(axis=1)) * total, 0.0)
+    bad, expected = _beyond(seen, shares, SLOW_QUANTILE)
+    names = [series.callee for series, _, _ in rows]
+    number = {name: k for k, name in enumerate(dict.fromkeys(names))}
+    service = np.array([number[name] for name in names])
+    in_body = (_clarity(service, bad, expected, known) < TELLING)[service]
+    if in_body.any():
+        more, usual = _beyond(seen, shares, BODY_QUANTILE)
+        in_body &= (_clarity(service, more, usual, known) >= TELLING)[service]
+        bad, expected = np.where(in_body, more, bad), np.where(in_body, usual, expected)
+    bad, expected = np.where(known, bad, 0.0), np.where(known, expected, 0.0)
     mean = seen @ MIDS_S / np.maximum(total, 1.0)
     delay = np.where(known, np.maximum(0.0, mean - shares @ MIDS_S) * total, 0.0)
     return [Tally(*values) for values in zip(*(x.tolist() for x in (total, bad, expected, delay)), strict=True)]
+
+
+def _beyond(seen: FloatArray, shares: FloatArray, quantile: float) -> tuple[FloatArray, FloatArray]:
+    """Return per row how many requests were slower than `quantile` of the normal ones, and how many would be."""
+    edge = np.argmax(np.cumsum(shares, axis=1) >= quantile, axis=1) + SLOW_MARGIN_BUCKETS
+    beyond = np.arange(BUCKETS) > edge[:, None]
+    expected = np.maximum(SLOW_EXPECTED, (shares * beyond).sum(axis=1)) * seen.sum(axis=1)
+    return (seen * beyond).sum(axis=1), expected
+
+
+def _clarity(service: Counts, bad: FloatArray, expected: FloatArray, known: BoolArray) -> FloatArray:
+    """Return per service by how many standard deviations its clearest row exceeds its normal."""
+    found = np.zeros(int(service.max()) + 1)
+    np.maximum.at(found, service, np.where(known, (bad - expected) / np.sqrt(expected + 1.0), 0.0))
+    return found
 
 
 def _normal(baseline: Baseline | None) -> FloatArray:

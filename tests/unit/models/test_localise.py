@@ -279,3 +279,23 @@ def test_degenerate_evidence_never_raises(
     causes = localise(Evidence(anomalies, since, lambda _s, _g: flat if known else None, topology))
     assert sum(c.probability for c in causes) <= 1 + 1e-9
     assert all(0 <= c.probability <= 1 for c in causes)
+
+
+def test_a_small_slowdown_below_the_slowest_of_a_good_day_is_placed() -> None:
+    """All requests of one instance a little slower, none slower than ever: the body of the distribution tells, the tail does not."""
+    instances = tuple(Instance(f"cart-{k}", "cart", "v1", "zone-a", f"10.0.0.{k}", 1) for k in range(3))
+    usual = np.zeros(BUCKETS)
+    usual[20:31] = [2, 8, 20, 30, 20, 10, 5, 3, 1, 0.7, 0.3]
+    well, slow = usual.astype(np.int64), np.zeros(BUCKETS, dtype=np.int64)
+    slow[27] = 100  # below the 98th percentile of a good day
+    seen = {
+        Series(Side.ATTEMPT, "shop", "cart", "v1", i.id, "shop-1"): Outcomes(100, 0, {}, {200: 100}, latency)
+        for i, latency in zip(instances, (slow, well, well), strict=True)
+    }
+    normal = Baseline(Signal.LATENCY, 0.0, latency=10 * usual, requests=1000.0)
+    where = Series(Side.ATTEMPT, "", "cart", "v1", "cart-0", "")
+    alarm = Anomaly(where, Signal.LATENCY, at=9.0, onset=1.0, observed=0.04, expected=0.02, score=12.0, requests=100)
+    topology = Topology(instances=instances, edges=frozenset({Edge("shop", "cart")}))
+    causes = localise(Evidence((alarm,), seen, lambda _series, _signal: normal, topology, (), 10.0))
+    assert (causes[0].kind, causes[0].subject) == (CauseKind.INSTANCE, "cart-0")
+    assert causes[0].probability > 0.8
