@@ -14,6 +14,10 @@ FULL_QUEUE = 4.0
 
 NEVER_BUSIER = 0.98
 
+LOAD_S = 2.0
+"""Load is smoothed over this long. The mean wait at a given load allows for chance already: from the counts of single ticks the
+same chance would be felt twice, and a backlog of a moment would stay until the pools are worked out anew."""
+
 
 @dataclass(slots=True)
 class Condition:
@@ -77,14 +81,15 @@ def queue(now: Condition, arrived: Floats, seconds: float) -> None:
     While there are free workers the mean wait is that of an M/M/c queue (Sakasegawa 1977); beyond, the backlog grows
     like a fluid and what does not fit into the queue is turned away.
     """
+    keep = np.exp(-seconds / LOAD_S)
+    now.load = keep * now.load + (1 - keep) * arrived / seconds
+    coming = now.load * seconds
     served = now.workers * seconds / np.maximum(now.busy_s, 1e-6)
-    waiting = np.maximum(0.0, now.backlog + arrived - served)
+    waiting = np.maximum(0.0, now.backlog + coming - served)
     room = FULL_QUEUE * now.workers
     over = np.maximum(0.0, waiting - room)
-    now.rejects = np.minimum(1.0, over / np.maximum(arrived, 1e-9))
+    now.rejects = np.minimum(1.0, over / np.maximum(coming, 1e-9))
     now.backlog = np.minimum(waiting, room)
-    keep = np.exp(-seconds)
-    now.load = keep * now.load + (1 - keep) * arrived / seconds
     busy = np.minimum(NEVER_BUSIER, now.load * now.busy_s / now.workers)
     queued = busy ** (np.sqrt(2 * (now.workers + 1)) - 1) / (now.workers * (1 - busy)) * now.busy_s
     now.wait_s = now.backlog * now.busy_s / now.workers + np.minimum(queued, now.busy_s)
