@@ -21,7 +21,8 @@ from simulations.simulator import faults
 from simulations.simulator.faults import Fault, Truth
 from simulations.simulator.mesh import draw
 from simulations.simulator.mixture import DEFAULT, Mixture
-from simulations.simulator.plant import failed
+from simulations.simulator.plant import Load, failed
+from simulations.simulator.remedy import curable
 from simulations.simulator.world import TICK_S, World, open_world
 
 WARM_UP_S: Final = 30.0
@@ -43,7 +44,7 @@ class Played:
     """What became of one incident. Times are seconds from the onset; None: it did not happen.
 
     `spoiled` are users' requests that failed or were far too slow, `usual` how many would have been on a good day, `asked`
-    all of them. `innocent` counts actions on what was not at fault.
+    all of them. `innocent` counts actions on what was not at fault. `curable`: the mesh has a remedy at all (see `remedy`).
     """
 
     name: str
@@ -63,6 +64,7 @@ class Played:
     usual: float
     asked: int
     ending: str
+    curable: bool
     actions: tuple[str, ...] = ()
 
 
@@ -85,17 +87,21 @@ class Plan:
     incidents: int = PER_MESH
     mixture: Mixture = DEFAULT
 
+    def mesh_seed(self, number: int) -> int:
+        """Return the seed from which mesh `number` is drawn."""
+        return self.seed * 10_007 + number
+
 
 async def play(
     plan: Plan, mesh_number: int, *, only: int | None = None, tell: Callable[[Played], None] = lambda _: None
 ) -> tuple[list[Played], Quiet]:
     """Play the incidents of one mesh; with `only`, stop after that one and return it alone."""
-    seed = plan.seed * 10_007 + mesh_number
+    seed = plan.mesh_seed(mesh_number)
     mesh = draw(plan.services, seed)
     random = np.random.default_rng([seed, 11])
     found: list[Played] = []
     quiet = Quiet()
-    async with open_world(mesh, seed=seed, load=_day(random)) as world:
+    async with open_world(mesh, seed=seed, load=day(random)) as world:
         player = _Player(world, quiet)
         await player.rest(WARM_UP_S)
         quiet.seconds, quiet.incidents, quiet.actions = 0.0, 0, 0
@@ -147,12 +153,14 @@ class _Player:
         onset = world.clock.now
         if (change := faults.announced(fault)) is not None:
             world.control.tell(change[0], change[1], change[2], f"{fault}")
+        remedy = curable(fault, world.plant, world.control.floor)
         faults.apply(fault, world.plant)
         self._bad = self._all = 0
         self._spoiled_at = onset
         while not self._over(known, onset):
+            faults.advance(fault, world.plant, world.clock.now - onset)
             await self._tick()
-        played = self._account(name, fault, onset, self._new(known), world.control.laid[before:])
+        played = self._account(name, fault, onset, self._new(known), world.control.laid[before:], remedy=remedy)
         faults.undo(fault, world.plant)
         world.control.clear()
         await self._until_quiet()
@@ -173,7 +181,9 @@ class _Player:
     def _new(self, known: set[str]) -> list[Incident]:
         return sorted((i for i in self._world.loop.incidents if i.id not in known), key=lambda i: i.opened_at)
 
-    def _account(self, name: str, fault: Fault, onset: float, mine: list[Incident], laid: list[Overlay]) -> Played:
+    def _account(
+        self, name: str, fault: Fault, onset: float, mine: list[Incident], laid: list[Overlay], *, remedy: bool
+    ) -> Played:
         world = self._world
         truth = faults.truth(fault, world.plant.layout)
         right = [i for i in mine if i.cause is not None and truth.right(i.cause)]
@@ -199,6 +209,7 @@ class _Player:
             usual=self._usual * self._all,
             asked=self._all,
             ending=", ".join(f"{i.title}: {i.stage}" + (f" ({i.waiting})" if i.waiting else "") for i in mine),
+            curable=remedy,
             actions=tuple(deed(o.change) for o in laid),
         )
 
@@ -235,7 +246,7 @@ def _moves(incident: Incident, now: float) -> bool:
     return incident.is_open and not waits
 
 
-def _day(random: np.random.Generator) -> Callable[[float], float]:
+def day(random: np.random.Generator) -> Load:
     """Return a daily curve with slow wobble: the mesh's load never stands still."""
     phase, depth = random.uniform(0, 2 * np.pi), random.uniform(0.2, 0.4)
     wobble = random.uniform(0, 2 * np.pi, size=3)

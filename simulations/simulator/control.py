@@ -82,6 +82,11 @@ class SimulatedControl:
         fence, _ = self.fences.acquire(HOLDER, FENCE_S)
         return fence.fence
 
+    @property
+    def floor(self) -> float:
+        """The least share (0–1) of a service's instances that is left in service."""
+        return self._settings.floor
+
     def lost(self) -> None:
         """There is one agent only: nobody can take the fence."""
 

@@ -32,6 +32,23 @@ class InstanceSlow:
 
 
 @dataclass(frozen=True, slots=True)
+class InstanceHangs:
+    """One instance never answers `ratio` (0–1) of its requests (a deadlock, half-open connections): callers run into their time-outs."""
+
+    instance: str
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceCrashes:
+    """One instance's process dies again and again: `down_s` seconds gone, `up_s` seconds there (a crash loop)."""
+
+    instance: str
+    down_s: float
+    up_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class VersionErrors:
     """One version of several fails `ratio` (0–1) of its requests, right after its deployment."""
 
@@ -47,6 +64,15 @@ class VersionSlow:
     service: str
     version: str
     factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class VersionLeaks:
+    """One version of several gets slower and slower after its deployment: by `per_minute` of its own time each minute (a leak)."""
+
+    service: str
+    version: str
+    per_minute: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +101,23 @@ class ServiceSlow:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceFar:
+    """The way to a service takes `delay_s` seconds longer for all its callers (a lossy link, too little bandwidth)."""
+
+    service: str
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CallerCut:
+    """One caller cannot connect to one callee in `ratio` (0–1) of its attempts (failing DNS, a partition); others can."""
+
+    caller: str
+    callee: str
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceDown:
     """Every process of the service is dead."""
 
@@ -99,12 +142,17 @@ class Stall:
 Fault = (
     InstanceErrors
     | InstanceSlow
+    | InstanceHangs
+    | InstanceCrashes
     | VersionErrors
     | VersionSlow
+    | VersionLeaks
     | ZoneErrors
     | ServiceErrors
     | ServiceSlow
+    | ServiceFar
     | ServiceDown
+    | CallerCut
     | Surge
     | Stall
 )
@@ -116,22 +164,24 @@ WHOLE: Final = frozenset({CauseKind.SERVICE, CauseKind.DEPENDENCY, CauseKind.CHA
 class Truth:
     """What is so: which service is at fault, which of its instances, and which causes name that rightly.
 
-    `names` are pairs (kind, subject) of which any is right; several where they mean the same instances.
+    `names` are pairs (kind, subject) of which any is right; several where they mean the same instances. `callee` is the service
+    towards which only `service` fails ("": none); as its only caller it cannot be told from it (`alone`).
     """
 
     service: str
     guilty: frozenset[str]
     names: frozenset[tuple[CauseKind, str]]
+    callee: str = ""
+    alone: bool = False
 
     def right(self, cause: Cause) -> bool:
         """Tell whether `cause` names this fault: its service, its kind and its subject."""
-        return cause.service == self.service and (
-            (cause.kind, cause.subject) in self.names or (cause.kind, "") in self.names
-        )
+        named = {self.service, self.callee} if self.alone else {self.service}
+        return cause.service in named and ((cause.kind, cause.subject) in self.names or (cause.kind, "") in self.names)
 
     def innocent(self, change: Change, layout: Layout) -> bool:
         """Tell whether a change takes something away that is not at fault."""
-        if target(change) != self.service:
+        if target(change) not in {self.service, self.callee}:
             return True
         if isinstance(change, EjectInstance):
             return change.instance not in self.guilty
@@ -146,15 +196,26 @@ def truth(fault: Fault, layout: Layout) -> Truth:
     """Return what `fault` means on a mesh."""
     guilty = frozenset(layout.instances[k] for k in _instances(fault, layout).tolist())
     match fault:
-        case InstanceErrors(instance=name) | InstanceSlow(instance=name):
+        case (
+            InstanceErrors(instance=name)
+            | InstanceSlow(instance=name)
+            | InstanceHangs(instance=name)
+            | InstanceCrashes(instance=name)
+        ):
             service = layout.services[layout.service_of[layout.place[name]]]
             return Truth(service, guilty, _names(layout, service, guilty))
-        case VersionErrors() | VersionSlow() | ZoneErrors():
+        case VersionErrors() | VersionSlow() | VersionLeaks() | ZoneErrors():
             return Truth(fault.service, guilty, _names(layout, fault.service, guilty))
         case ServiceErrors() | ServiceDown():
             names = frozenset((kind, "") for kind in WHOLE) | _names(layout, fault.service, guilty)
             return Truth(fault.service, guilty, names)
-        case ServiceSlow() | Surge():
+        case CallerCut(caller=caller, callee=callee):
+            names = frozenset((kind, "") for kind in WHOLE) | {
+                (CauseKind.VERSION, layout.version_of[k]) for k in layout.members(caller).tolist()
+            }
+            alone = int((layout.callee == layout.number[callee]).sum()) == 1
+            return Truth(caller, guilty, names, callee, alone)
+        case ServiceSlow() | ServiceFar() | Surge():
             names = frozenset((kind, "") for kind in {*WHOLE, CauseKind.OVERLOAD})
             return Truth(fault.service, guilty, names | _names(layout, fault.service, guilty))
         case Stall():
@@ -186,10 +247,30 @@ def undo(fault: Fault, plant: Plant) -> None:
     _set(fault, plant, broken=False)
 
 
+def advance(fault: Fault, plant: Plant, since_s: float) -> None:
+    """Let a fault that changes with time be as it is `since_s` seconds after it began (after `apply`, at every tick)."""
+    now = plant.now
+    match fault:
+        case InstanceCrashes(down_s=down, up_s=up):
+            who = _instances(fault, plant.layout)
+            dead = since_s % (down + up) < down
+            if bool(now.dead[who].all()) != dead:
+                now.dead[who] = dead
+                plant.disturbed()
+        case VersionLeaks(per_minute=rate):
+            now.slow[_instances(fault, plant.layout)] = 1 + rate * since_s / 60
+        case _:
+            pass
+
+
 def announced(fault: Fault) -> tuple[ChangeKind, str, str] | None:
     """Return the change event that comes before the fault, as (kind, service, version); None for a bolt from the blue."""
     match fault:
-        case VersionErrors(service=service, version=version) | VersionSlow(service=service, version=version):
+        case (
+            VersionErrors(service=service, version=version)
+            | VersionSlow(service=service, version=version)
+            | VersionLeaks(service=service, version=version)
+        ):
             return (ChangeKind.DEPLOY, service, version)
         case _:
             return None
@@ -208,8 +289,18 @@ def _set(fault: Fault, plant: Plant, *, broken: bool) -> None:
             now.errors[who] = np.maximum(normal[who], ratio) if broken else normal[who]
         case InstanceSlow(factor=factor) | VersionSlow(factor=factor) | ServiceSlow(factor=factor):
             now.slow[who] = factor if broken else 1.0
-        case ServiceDown():
+        case VersionLeaks():
+            now.slow[who] = 1.0
+        case InstanceHangs(ratio=ratio):
+            now.stuck[who] = ratio if broken else 0.0
+        case ServiceDown() | InstanceCrashes():
             now.dead[who] = broken
+        case ServiceFar(service=service, delay_s=delay):
+            now.lag_s[plant.layout.callee == plant.layout.number[service]] = delay if broken else 0.0
+        case CallerCut(caller=caller, callee=callee, ratio=ratio):
+            layout = plant.layout
+            edge = (layout.caller == layout.number[caller]) & (layout.callee == layout.number[callee])
+            now.cut[edge] = ratio if broken else 0.0
         case Surge(service=service, factor=factor):
             calls = np.flatnonzero(plant.layout.callee == plant.layout.number[service])
             now.surge[calls] = factor if broken else 1.0
@@ -222,15 +313,29 @@ def _set(fault: Fault, plant: Plant, *, broken: bool) -> None:
 
 def _instances(fault: Fault, layout: Layout) -> Ints:
     match fault:
-        case InstanceErrors(instance=name) | InstanceSlow(instance=name):
+        case (
+            InstanceErrors(instance=name)
+            | InstanceSlow(instance=name)
+            | InstanceHangs(instance=name)
+            | InstanceCrashes(instance=name)
+        ):
             return np.asarray([layout.place[name]])
-        case VersionErrors(service=service, version=version) | VersionSlow(service=service, version=version):
+        case (
+            VersionErrors(service=service, version=version)
+            | VersionSlow(service=service, version=version)
+            | VersionLeaks(service=service, version=version)
+        ):
             return np.asarray([k for k in layout.members(service).tolist() if layout.version_of[k] == version])
         case ZoneErrors(service=service, zone=zone):
             return np.asarray([k for k in layout.members(service).tolist() if layout.zone_of[k] == zone])
-        case ServiceErrors(service=service) | ServiceSlow(service=service) | ServiceDown(service=service):
-            return layout.members(service)
-        case Surge(service=service):
+        case (
+            ServiceErrors(service=service)
+            | ServiceSlow(service=service)
+            | ServiceFar(service=service)
+            | ServiceDown(service=service)
+            | Surge(service=service)
+            | CallerCut(caller=service)
+        ):
             return layout.members(service)
         case Stall():
             return np.arange(len(layout.instances))

@@ -76,6 +76,11 @@ class Plant:
         """Instances that health checking leaves in load balancing, shape (I,)."""
         return self._in_balance
 
+    @property
+    def rates(self) -> Floats:
+        """How many requests per second run over each call at present, shape (E,)."""
+        return self._rates
+
     def steer(self, policies: Mapping[str, ServicePolicy]) -> None:
         """Put effective policies in force."""
         self.policies = policies

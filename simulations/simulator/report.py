@@ -20,7 +20,9 @@ def text(score: Score, played: Sequence[Played], worst: int) -> str:
         ("right cause first", score.cause_top1),
         ("right cause in the first three", score.cause_top3),
         ("healed without a person", score.mitigated),
+        ("  of all, curable or not", score.well),
         ("a person called", score.escalated),
+        ("the rest: called, right cause", score.escalated_rightly),
     ):
         lines.append(f"  {name:<32}{_share(share)}")
     lines.append(f"  {'actions on innocents':<32}{score.innocent_hits:>7}")
@@ -37,8 +39,8 @@ def text(score: Score, played: Sequence[Played], worst: int) -> str:
     for name in sorted({type(p.fault).__name__ for p in played}):
         group = [p for p in played if type(p.fault).__name__ == name]
         lines.append(
-            f"  {name:<28}{len(group):>5}{_part(group, [p.detected_s is not None for p in group]):>10}"
-            f"{_part(group, [p.first for p in group]):>7}{_part(group, [mitigated(p) for p in group]):>8}"
+            f"  {name:<28}{len(group):>5}{_part([p.detected_s is not None for p in group]):>10}"
+            f"{_part([p.first for p in group]):>7}{_part([mitigated(p) for p in group if p.curable]):>8}"
             f"{sum(p.innocent for p in group):>10}"
         )
     bad = [p for p in sorted(played, key=badness) if badness(p)[0] < 0][:worst]
@@ -72,11 +74,13 @@ def _fault(fault: Fault) -> str:
 
 
 def _share(share: Share) -> str:
+    if not share.total:
+        return f"{'–':>7}"
     return f"{share.value:>7.1%}  ({share.low:.1%}–{share.high:.1%})"
 
 
-def _part(group: Sequence[Played], holds: Sequence[bool]) -> str:
-    return f"{sum(holds) / len(group):.0%}"
+def _part(holds: Sequence[bool]) -> str:
+    return f"{sum(holds) / len(holds):.0%}" if holds else "–"
 
 
 def _seconds(value: float | None) -> str:

@@ -46,6 +46,8 @@ class Share:
 class Score:
     """The figures of a campaign. Times in seconds from the onset.
 
+    `mitigated` counts those for which the mesh had a remedy, `curable` is how many these are, `well` counts all. `escalated_rightly` is
+    the share of the incidents that were not mitigated in which a person was called and given the right cause first.
     `innocent_hits` counts actions on what was not at fault. `saved` is the share of spoiled requests that were not
     lost, against letting each incident run for as long as the longest one.
     """
@@ -56,7 +58,10 @@ class Score:
     cause_top3: Share
     kind: Share
     mitigated: Share
+    curable: Share
+    well: Share
     escalated: Share
+    escalated_rightly: Share
     innocent_hits: int
     undone: int
     detected_s: tuple[float, float, float]
@@ -70,16 +75,19 @@ class Score:
         return self.quiet.actions * MONTH_S / self.quiet.seconds if self.quiet.seconds else math.nan
 
     def figures(self) -> dict[str, object]:
-        """Return the figures by name, as `-o json` prints them."""
+        """Return the figures by name, as `-o json` prints them; null where there was nothing to measure."""
         names = ("p50", "p95", "max")
-        return {
+        told: dict[str, object] = {
             "incidents": self.incidents,
             "detected": self.detected.value,
             "cause_top1": self.cause_top1.value,
             "cause_top3": self.cause_top3.value,
             "cause_kind": self.kind.value,
             "mitigated": self.mitigated.value,
+            "curable": self.curable.value,
+            "mitigated_of_all": self.well.value,
             "escalated": self.escalated.value,
+            "escalated_rightly": self.escalated_rightly.value,
             "innocent_hits": self.innocent_hits,
             "undone": self.undone,
             "quiet_hours": self.quiet.seconds / 3600,
@@ -99,21 +107,26 @@ class Score:
                 )
             },
         }
+        return {name: _plain(value) for name, value in told.items()}
 
 
 def score(played: Sequence[Played], quiet: Quiet) -> Score:
     """Judge a campaign.
 
     An incident is mitigated when users stopped losing requests because of it while the fault still lasted, without a person;
-    it is escalated when a person was called, or an action waits for one.
+    it is escalated when a person was called, or an action waits for one. What no route and no fallback can heal is a person's.
     """
+    rest = [p for p in played if not mitigated(p)]
     return Score(
         incidents=len(played),
         detected=_share(played, lambda p: p.detected_s is not None),
         cause_top1=_share(played, lambda p: p.first),
         cause_top3=_share(played, lambda p: p.first or p.third),
         kind=_share(played, lambda p: p.kind or p.first),
-        mitigated=_share(played, mitigated),
+        mitigated=_share([p for p in played if p.curable], mitigated),
+        curable=_share(played, lambda p: p.curable),
+        well=_share(played, mitigated),
+        escalated_rightly=_share(rest, lambda p: p.escalated and p.first),
         escalated=_share(played, lambda p: p.escalated and not mitigated(p)),
         innocent_hits=sum(p.innocent for p in played),
         undone=sum(p.undone for p in played),
@@ -132,7 +145,10 @@ def mitigated(played: Played) -> bool:
 def badness(played: Played) -> tuple[int, float]:
     """Return how badly an incident went, for sorting the worst first."""
     wrong = (
-        100 * played.innocent + 10 * (not played.first) + 5 * (played.detected_s is None) + 3 * (not mitigated(played))
+        100 * played.innocent
+        + 10 * (not played.first)
+        + 5 * (played.detected_s is None)
+        + 3 * (played.curable and not mitigated(played))
     )
     return (-wrong, -(played.spoiled - played.usual))
 
@@ -158,3 +174,16 @@ def _times(values: Iterable[float | None]) -> tuple[float, float, float]:
     if not known:
         return (math.nan, math.nan, math.nan)
     return (known[len(known) // 2], known[min(len(known) - 1, math.ceil(0.95 * len(known)) - 1)], known[-1])
+
+
+def _plain(value: object) -> object:
+    """Return `value` with None for every number that is none (JSON knows no NaN)."""
+    match value:
+        case dict():
+            return {name: _plain(each) for name, each in value.items()}
+        case list():
+            return [_plain(each) for each in value]
+        case float():
+            return None if math.isnan(value) else value
+        case _:
+            return value

@@ -13,17 +13,28 @@ from click.testing import CliRunner
 from fibrin.cli.simulate import simulate
 from models.errors import InvalidInput
 from models.incident import Cause, CauseKind, Signal
-from models.overlay import EjectInstance, ShiftTraffic
+from models.overlay import EjectInstance, OpenBreaker, ShiftTraffic
 from models.policy import Breaker, Fallback, Retries, Route, ServicePolicy
-from models.signals import Outcomes, Series, Side
+from models.signals import Outcomes, Series, Side, percentile
 from simulations.simulator import faults
 from simulations.simulator.campaign import Plan, play
 from simulations.simulator.control import SimulatedControl, VirtualClock
-from simulations.simulator.faults import InstanceErrors, ServiceDown, VersionErrors, truth
+from simulations.simulator.faults import (
+    CallerCut,
+    InstanceCrashes,
+    InstanceErrors,
+    InstanceHangs,
+    ServiceDown,
+    ServiceFar,
+    VersionErrors,
+    VersionLeaks,
+    truth,
+)
 from simulations.simulator.layout import lay_out
 from simulations.simulator.mesh import CANARY, STABLE, Mesh, draw
 from simulations.simulator.mixture import Mixture
 from simulations.simulator.plant import Plant
+from simulations.simulator.remedy import curable
 from simulations.simulator.report import story
 from simulations.simulator.runner import Campaign, replay, run
 from simulations.simulator.score import Share, score
@@ -175,6 +186,82 @@ def test_an_overloaded_service_queues_then_turns_away() -> None:
     members = plant.layout.members(service)
     assert plant.now.wait_s[members].max() > 5 * calm
     assert attempts(watch(plant, 5.0), service).codes.get(503, 0) > 0
+
+
+def test_hanging_requests_end_in_time_outs_and_a_far_service_answers_late() -> None:
+    """A half-open connection is known only when the caller gives up; a long way adds to every request over it."""
+    layout = lay_out(MESH)
+    service = next(s for s in layout.services if len(layout.members(s)) >= 3)
+    sick = layout.instances[layout.members(service)[0]]
+    plant = Plant(MESH, seed=2)
+    usual = attempts(watch(plant, 10.0), service)
+    faults.apply(InstanceHangs(sick, 1.0), plant)
+    hung = total({s: o for s, o in watch(plant, 10.0).items() if s.instance == sick}, Side.ATTEMPT)
+    assert hung.flags.get("UT", 0) > 0.5 * hung.requests
+    faults.undo(InstanceHangs(sick, 1.0), plant)
+    watch(plant, 4.0)
+    assert "UT" not in attempts(watch(plant, 4.0), service).flags
+    faults.apply(ServiceFar(service, 0.3), plant)
+    watch(plant, 1.0)
+    far = attempts(watch(plant, 10.0), service)
+    assert percentile(far.latency, 0.5) > percentile(usual.latency, 0.5) + 0.25
+
+
+def test_a_crash_loop_comes_and_goes_and_a_leak_grows() -> None:
+    """Faults that change with time are as they are at their time."""
+    layout = lay_out(MESH)
+    service = two_versions(MESH)
+    sick = layout.instances[layout.members(service)[0]]
+    plant = Plant(MESH, seed=2)
+    loop = InstanceCrashes(sick, down_s=2.0, up_s=3.0)
+    seen = []
+    for since in (0.0, 1.8, 2.2, 4.8, 5.2):
+        faults.advance(loop, plant, since)
+        seen.append(bool(plant.now.dead[layout.place[sick]]))
+    assert seen == [True, True, False, False, True]
+    leak = VersionLeaks(service, CANARY, 6.0)
+    (who,) = (layout.place[name] for name in truth(leak, layout).guilty)
+    faults.advance(leak, plant, 30.0)
+    assert plant.now.slow[who] == pytest.approx(4.0)
+    faults.undo(leak, plant)
+    assert (plant.now.slow == 1.0).all()
+
+
+def test_a_cut_strikes_one_caller_only() -> None:
+    """Where one caller cannot connect, the others can; what is named is the caller, unless nobody else calls."""
+    layout = lay_out(MESH)
+    shared = next(s for k, s in enumerate(layout.services) if (layout.callee == k).sum() >= 2)
+    calls = [
+        c for c in np.flatnonzero(layout.callee == layout.number[shared]) if layout.caller[c] < len(layout.services)
+    ]
+    caller = layout.caller_name(int(calls[0]))
+    cut = CallerCut(caller, shared, 1.0)
+    plant = Plant(MESH, seed=2)
+    faults.apply(cut, plant)
+    found = {s: o for s, o in watch(plant, 20.0).items() if s.callee == shared and s.side is Side.CLIENT}
+    ratios = {s.caller: o.error_ratio for s, o in found.items()}
+    assert ratios.pop(caller) == 1.0
+    assert max(ratios.values()) < 0.05
+    whole = truth(cut, layout)
+    assert whole.right(Cause(CauseKind.SERVICE, caller, "", Signal.ERRORS, 0.9))
+    assert not whole.right(Cause(CauseKind.SERVICE, shared, "", Signal.ERRORS, 0.9))
+    assert not whole.innocent(OpenBreaker(shared, caller, 100, "failFast"), layout)
+
+
+def test_what_nothing_can_heal_is_a_persons() -> None:
+    """A mesh heals by other instances that have room, or by a declared fallback; otherwise it can only call for help."""
+    plant = Plant(MESH, seed=2)
+    watch(plant, 5.0)
+    several = [s for s in plant.layout.services if len(plant.layout.members(s)) >= 3]
+    bare = next(s for s in several if MESH.policies[s].fallback is None)
+    rescued = next(s for s in plant.layout.services if MESH.policies[s].fallback is not None)
+    sick = plant.layout.instances[plant.layout.members(bare)[0]]
+    assert not curable(ServiceDown(bare), plant, 0.5)
+    assert curable(ServiceDown(rescued), plant, 0.5)
+    assert curable(InstanceErrors(sick, 1.0), plant, 0.5)
+    assert not curable(InstanceErrors(sick, 1.0), plant, 0.9), "less than the floor would be left"
+    plant.now.load[plant.layout.members(bare)] *= 1000.0
+    assert not curable(InstanceErrors(sick, 1.0), plant, 0.5), "the others have no room"
 
 
 async def test_the_simulated_control_plane_is_an_actuator_like_any_other() -> None:
