@@ -8,6 +8,7 @@ import sys
 import click
 
 from models.errors import InvalidInput
+from simulations.simulator.compare import compare, table
 from simulations.simulator.mixture import CLASSES, Mixture
 from simulations.simulator.report import story, text
 from simulations.simulator.runner import Campaign, replay, run
@@ -22,26 +23,43 @@ from simulations.simulator.score import score
 @click.option("--mix", metavar="CLASS=SHARE,…", default="", help=f"Which faults, how often. Of {', '.join(CLASSES)}.")
 @click.option("--worst", type=click.IntRange(0, 1000), default=5, show_default=True, help="Show this many worst cases.")
 @click.option("--replay", "name", metavar="NAME", help="Play one incident again, by its name in the worst cases.")
+@click.option(
+    "--compare",
+    "per_class",
+    type=click.IntRange(1, 1000),
+    help="Play this many faults of every default class beside outlier detection, canary analysis and alert rules; a table.",
+)
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How the result is shown.")
 def simulate(
-    incidents: int, services: int, seed: int, jobs: int, mix: str, worst: int, name: str | None, output: str
+    incidents: int,
+    services: int,
+    seed: int,
+    jobs: int,
+    mix: str,
+    worst: int,
+    name: str | None,
+    per_class: int | None,
+    output: str,
 ) -> None:
     """Play random incidents on simulated meshes and score how the agent heals them."""
     mixture = _mixture(mix)
     if name is not None:
         click.echo(story(replay(name, services, mixture)))
         return
-
-    def progress(done: int, of: int) -> None:
-        if sys.stderr.isatty():
-            click.echo(f"\r{done} of {of} incidents", err=True, nl=done == of)
-
-    played, quiet = run(Campaign(incidents, services, seed, jobs, mixture), progress)
+    if per_class is not None:
+        click.echo(table(compare(services, seed, per_class, _progress)))
+        return
+    played, quiet = run(Campaign(incidents, services, seed, jobs, mixture), _progress)
     result = score(played, quiet)
     if output == "json":
         click.echo(json.dumps(result.figures(), ensure_ascii=False))
     else:
         click.echo(text(result, played, worst))
+
+
+def _progress(done: int, of: int) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\r{done} of {of} incidents", err=True, nl=done == of)
 
 
 def _mixture(mix: str) -> Mixture:

@@ -6,8 +6,9 @@ import asyncio
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import Final
@@ -74,10 +75,16 @@ def replay(name: str, services: int, mixture: Mixture) -> Played:
 
 
 def _play(plan: Plan, mesh: int, only: int | None = None) -> tuple[list[Played], Quiet]:
-    # the agent tells its story in logs; here the account is the story
+    with hushed():
+        return asyncio.run(play(plan, mesh, only=only))
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Keep the agent's logs back: they tell its story, and here the account is the story."""
     before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:
-        return asyncio.run(play(plan, mesh, only=only))
+        yield
     finally:
         structlog.configure(**before)
