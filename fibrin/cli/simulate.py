@@ -21,6 +21,12 @@ from simulations.simulator.score import score
 @click.option("--seed", type=click.IntRange(0, 2**31), default=1, show_default=True, help="Equal seeds, equal results.")
 @click.option("--jobs", type=click.IntRange(0, 256), default=0, help="Processes at once [as many as processors].")
 @click.option("--mix", metavar="CLASS=SHARE,…", default="", help=f"Which faults, how often. Of {', '.join(CLASSES)}.")
+@click.option(
+    "--quiet-hours",
+    type=click.FloatRange(0, 100_000),
+    default=0.0,
+    help="Hours of healthy meshes to watch besides, to count false actions.",
+)
 @click.option("--worst", type=click.IntRange(0, 1000), default=5, show_default=True, help="Show this many worst cases.")
 @click.option("--replay", "name", metavar="NAME", help="Play one incident again, by its name in the worst cases.")
 @click.option(
@@ -36,6 +42,7 @@ def simulate(
     seed: int,
     jobs: int,
     mix: str,
+    quiet_hours: float,
     worst: int,
     name: str | None,
     per_class: int | None,
@@ -49,7 +56,7 @@ def simulate(
     if per_class is not None:
         click.echo(table(compare(services, seed, per_class, _progress)))
         return
-    played, quiet = run(Campaign(incidents, services, seed, jobs, mixture), _progress)
+    played, quiet = run(Campaign(incidents, services, seed, jobs, mixture, quiet_hours), _progress)
     result = score(played, quiet)
     if output == "json":
         click.echo(json.dumps(result.figures(), ensure_ascii=False))

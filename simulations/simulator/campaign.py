@@ -116,6 +116,18 @@ async def play(
     return found, quiet
 
 
+async def watch(plan: Plan, mesh_number: int, seconds: float) -> Quiet:
+    """Let the agent watch over a mesh on which all is well, under its daily load from a random hour on."""
+    seed = plan.mesh_seed(mesh_number)
+    quiet = Quiet()
+    async with open_world(draw(plan.services, seed), seed=seed, load=day(np.random.default_rng([seed, 19]))) as world:
+        player = _Player(world, quiet)
+        await player.rest(WARM_UP_S)
+        quiet.seconds, quiet.incidents, quiet.actions = 0.0, 0, 0
+        await player.rest(seconds)
+    return quiet
+
+
 class _Player:
     """Plays on one world."""
 

@@ -33,7 +33,7 @@ def text(score: Score, played: Sequence[Played], worst: int) -> str:
     hours = score.quiet.seconds / 3600
     lines.append(
         f"quiet: {hours:.1f} h, {score.quiet.incidents} incidents, {score.quiet.actions} actions"
-        f" ({score.false_actions_per_month:.1f} per month)"
+        f" ({score.false_actions_per_month:.1f} per month, at most {score.false_actions_at_most:.1f})"
     )
     lines.append("by class                          n  detected  cause  healed  innocent")
     for name in sorted({type(p.fault).__name__ for p in played}):

@@ -74,6 +74,14 @@ class Score:
         """Actions of the agent per simulated quiet month of one mesh."""
         return self.quiet.actions * MONTH_S / self.quiet.seconds if self.quiet.seconds else math.nan
 
+    @property
+    def false_actions_at_most(self) -> float:
+        """Upper bound of `false_actions_per_month`: with 97.5 % confidence it is no more (Poisson, exact)."""
+        if not self.quiet.seconds:
+            return math.nan
+        most = float(special.gammaincinv(self.quiet.actions + 1, (1 + CONFIDENCE) / 2))
+        return most * MONTH_S / self.quiet.seconds
+
     def figures(self) -> dict[str, object]:
         """Return the figures by name, as `-o json` prints them; null where there was nothing to measure."""
         names = ("p50", "p95", "max")
@@ -94,6 +102,7 @@ class Score:
             "false_incidents": self.quiet.incidents,
             "false_actions": self.quiet.actions,
             "false_actions_per_quiet_month": self.false_actions_per_month,
+            "false_actions_per_quiet_month_at_most": self.false_actions_at_most,
             "detected_s": dict(zip(names, self.detected_s, strict=True)),
             "acted_s": dict(zip(names, self.acted_s, strict=True)),
             "mitigated_s": dict(zip(names, self.mitigated_s, strict=True)),

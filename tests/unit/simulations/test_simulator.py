@@ -37,7 +37,7 @@ from simulations.simulator.plant import Plant
 from simulations.simulator.remedy import curable
 from simulations.simulator.report import story
 from simulations.simulator.runner import Campaign, replay, run
-from simulations.simulator.score import Share, score
+from simulations.simulator.score import MONTH_S, Share, score
 from simulations.simulator.telemetry import Telemetry, total
 from tests.unit.agent.actuator_contract import holds
 
@@ -333,6 +333,17 @@ def test_a_mixture_that_cannot_be_drawn_is_refused() -> None:
         Mixture({"gremlins": 1.0})
     with pytest.raises(InvalidInput, match="one above 0"):
         Mixture({"surge": -1.0})
+
+
+def test_quiet_hours_are_counted_and_bound_what_they_cannot_show() -> None:
+    """A minute without a false action says little about a month, and the bound says how little."""
+    played, quiet = run(Campaign(incidents=1, services=12, seed=3, jobs=1, quiet_hours=1 / 60))
+    result = score(played, quiet)
+    assert quiet.seconds == pytest.approx(60.0 + 60.0 + 6.0)
+    assert (result.false_actions_per_month, round(result.false_actions_at_most * quiet.seconds / MONTH_S, 2)) == (
+        0,
+        3.69,
+    )
 
 
 def test_scores_do_not_fall_below_the_recorded_ones() -> None:
