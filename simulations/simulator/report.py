@@ -20,7 +20,7 @@ def text(score: Score, played: Sequence[Played], worst: int) -> str:
         ("right cause first", score.cause_top1),
         ("right cause in the first three", score.cause_top3),
         ("healed without a person", score.mitigated),
-        ("  of all, curable or not", score.well),
+        ("  of those with a remedy", score.cured),
         ("a person called", score.escalated),
         ("the rest: called, right cause", score.escalated_rightly),
     ):
@@ -40,7 +40,7 @@ def text(score: Score, played: Sequence[Played], worst: int) -> str:
         group = [p for p in played if type(p.fault).__name__ == name]
         lines.append(
             f"  {name:<28}{len(group):>5}{_part([p.detected_s is not None for p in group]):>10}"
-            f"{_part([p.first for p in group]):>7}{_part([mitigated(p) for p in group if p.curable]):>8}"
+            f"{_part([p.first for p in group]):>7}{_part([mitigated(p) for p in group]):>8}"
             f"{sum(p.innocent for p in group):>10}"
         )
     bad = [p for p in sorted(played, key=badness) if badness(p)[0] < 0][:worst]

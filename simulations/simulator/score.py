@@ -46,7 +46,7 @@ class Share:
 class Score:
     """The figures of a campaign. Times in seconds from the onset.
 
-    `mitigated` counts those for which the mesh had a remedy, `curable` is how many these are, `well` counts all. `escalated_rightly` is
+    `mitigated` counts all incidents, `cured` those for which the mesh had a remedy; `curable` is how many these are. `escalated_rightly` is
     the share of the incidents that were not mitigated in which a person was called and given the right cause first.
     `innocent_hits` counts actions on what was not at fault. `saved` is the share of spoiled requests that were not
     lost, against letting each incident run for as long as the longest one.
@@ -58,8 +58,8 @@ class Score:
     cause_top3: Share
     kind: Share
     mitigated: Share
+    cured: Share
     curable: Share
-    well: Share
     escalated: Share
     escalated_rightly: Share
     innocent_hits: int
@@ -92,8 +92,8 @@ class Score:
             "cause_top3": self.cause_top3.value,
             "cause_kind": self.kind.value,
             "mitigated": self.mitigated.value,
+            "mitigated_of_curable": self.cured.value,
             "curable": self.curable.value,
-            "mitigated_of_all": self.well.value,
             "escalated": self.escalated.value,
             "escalated_rightly": self.escalated_rightly.value,
             "innocent_hits": self.innocent_hits,
@@ -113,6 +113,7 @@ class Score:
                     ("cause_top1", self.cause_top1),
                     ("cause_top3", self.cause_top3),
                     ("mitigated", self.mitigated),
+                    ("mitigated_of_curable", self.cured),
                 )
             },
         }
@@ -132,9 +133,9 @@ def score(played: Sequence[Played], quiet: Quiet) -> Score:
         cause_top1=_share(played, lambda p: p.first),
         cause_top3=_share(played, lambda p: p.first or p.third),
         kind=_share(played, lambda p: p.kind or p.first),
-        mitigated=_share([p for p in played if p.curable], mitigated),
+        mitigated=_share(played, mitigated),
+        cured=_share([p for p in played if p.curable], mitigated),
         curable=_share(played, lambda p: p.curable),
-        well=_share(played, mitigated),
         escalated_rightly=_share(rest, lambda p: p.escalated and p.first),
         escalated=_share(played, lambda p: p.escalated and not mitigated(p)),
         innocent_hits=sum(p.innocent for p in played),

@@ -40,7 +40,7 @@ from simulations.simulator.plant import Ended, Load, Plant
 from simulations.simulator.telemetry import Telemetry
 
 TICK_S: Final = 0.2
-"""As often as real sidecars report."""
+"""About as often as real sidecars report (`models.telemetry.FLUSH_S`)."""
 
 
 class SimulatedSight:
