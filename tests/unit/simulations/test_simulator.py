@@ -245,7 +245,7 @@ def test_a_cut_strikes_one_caller_only() -> None:
     whole = truth(cut, layout)
     assert whole.right(Cause(CauseKind.SERVICE, caller, "", Signal.ERRORS, 0.9))
     assert not whole.right(Cause(CauseKind.SERVICE, shared, "", Signal.ERRORS, 0.9))
-    assert not whole.innocent(OpenBreaker(shared, caller, 100, "failFast"), layout)
+    assert not whole.innocent(OpenBreaker(shared, caller, 100, "fail-fast"), layout)
 
 
 def test_what_nothing_can_heal_is_a_persons() -> None:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from simulations.simulator.compare import ALERTS, ANALYSED, OURS, OUTLIERS, Case, Reaction, table
+from simulations.simulator.compare import ALERTS, ANALYSED, OURS, OUTLIERS, Case, table
 from simulations.simulator.faults import VersionErrors
 from simulations.simulator.mesh import CANARY, draw
-from simulations.simulator.peers import AlertRule, Analysis, OutlierDetection, Peer
+from simulations.simulator.peers import AlertRule, Analysis, OutlierDetection, Peer, Reaction
 from simulations.simulator.plant import Ended, Plant
 from simulations.simulator.requests import Attempts, Fate, Requests
 
