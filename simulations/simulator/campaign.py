@@ -176,7 +176,7 @@ class _Player:
         faults.undo(fault, world.plant)
         world.control.clear()
         await self._until_quiet()
-        world.forget_deeds()
+        world.forget()
         await self.rest(BETWEEN_S)
         return played
 

@@ -142,9 +142,13 @@ class World:
         self.loop = HealingLoop(senses, tools)
         await self.loop.start()
 
-    def forget_deeds(self) -> None:
-        """Wipe the guards' memory of rates, cool-downs and strikes: real incidents are hours apart, these are not."""
+    def forget(self) -> None:
+        """Wipe the guards' memory of rates, cool-downs and strikes, and what detectors have half seen (not what they have learnt).
+
+        Real incidents are hours apart, these are not: an onset must not reach back into the incident before.
+        """
         self._planner.restore(self._clean)
+        self.bank.reset(lambda _: True)
 
     async def step(self) -> Ended:
         """Let one tick pass: requests, reports, health checks, the agent's turn, and what it did takes hold."""
