@@ -54,6 +54,7 @@ class Outcome(StrEnum):
     HEALED = "healed"  # the agent acts, proves that it helped, and users are well again
     ESCALATED = "escalated"  # the agent calls a person or asks one for approval in vain, and touches nobody innocent
     ABSORBED = "absorbed"  # users are well again by themselves (or the agent was faster), and no person is called
+    ANSWERED = "answered"  # healed or escalated: which of the two hangs on how much could be seen
 
 
 class Objective(Model):
@@ -119,7 +120,7 @@ class Expect(Model):
     """What must come of it. What is not given is not asked for, except that nobody innocent may ever be touched."""
 
     outcome: Outcome
-    """`healed`, `escalated` or `absorbed`."""
+    """`healed`, `escalated`, `absorbed`, or `answered` (healed or escalated)."""
     detected_within: Annotated[Duration, Field(ge=0)] = 0.0
     """From the start of the drill to the agent's first alarm; `0s`: not asked for."""
     cause: Cause | None = None

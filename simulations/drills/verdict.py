@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 from agent.incidents import Incident
 from agent.story import deed
@@ -18,6 +19,14 @@ from simulations.drills.objectives import services_well_again, well_again
 from simulations.drills.schema import Objective, Outcome
 from simulations.drills.seen import Phase, Seen
 from simulations.journal import Record
+
+_ENOUGH: Final = {
+    Outcome.HEALED: {Outcome.HEALED},
+    Outcome.ESCALATED: {Outcome.ESCALATED},
+    Outcome.ABSORBED: {Outcome.ABSORBED, Outcome.HEALED},
+    Outcome.ANSWERED: {Outcome.HEALED, Outcome.ESCALATED},
+}
+"""What has to come of a drill that promises each outcome."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +104,7 @@ class Verdict:
 
     @property
     def outcome(self) -> Outcome | None:
-        """What came of it, None when it is none of the outcomes there are."""
+        """What came of it (healed, escalated or absorbed), None when it is none of these."""
         incident = self.incident
         if incident is not None and self.seen.overlays and "verified" in incident.times:
             return Outcome.HEALED
@@ -129,8 +138,7 @@ class Verdict:
             taken = incident.playbook if incident else ""
             yield Check("playbook", expect.playbook, taken or "none", taken == expect.playbook)
         found = outcome.value if outcome else "neither healed, nor escalated, nor absorbed"
-        enough = {Outcome.ABSORBED: {Outcome.ABSORBED, Outcome.HEALED}}.get(expect.outcome, {expect.outcome})
-        yield Check("outcome", expect.outcome.value, found, outcome in enough)
+        yield Check("outcome", expect.outcome.value, found, outcome in _ENOUGH[expect.outcome])
         if expect.hands_off or expect.hands_off_until:
             until = self.seen.onset + (expect.hands_off_until or math.inf)
             done = "; ".join(deed(o.change) for o in self.seen.overlays if self.laid_at(o) < until)

@@ -116,6 +116,11 @@ async def test_an_innocent_hit_or_an_open_end_fails_the_drill(mesh: MemoryMesh) 
     called = Verdict(replace(seen, incidents=(lost,), overlays=()))
     assert called.outcome is Outcome.ESCALATED
     assert not called.passed
+    either = seen.drill.spec.expect.model_copy(update={"outcome": Outcome.ANSWERED})
+    spec = seen.drill.spec.model_copy(update={"expect": either})
+    for end in (seen, called.seen):
+        answered = Verdict(replace(end, drill=seen.drill.model_copy(update={"spec": spec})))
+        assert next(check.ok for check in answered.checks if check.name == "outcome")
 
 
 async def test_a_report_is_one_file_that_says_everything(mesh: MemoryMesh, tmp_path: Path) -> None:
