@@ -10,9 +10,9 @@ from typing import Final
 
 from simulations.drills.report.told import Moment, Series
 
-WIDTH, HEIGHT = 560, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 44, 66, 24
-_ROWS = 3  # of words above a chart, so that moments close to each other can be read
+WIDTH, HEIGHT = 560, 239
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 44, 75, 24
+_ROWS = 4  # of words above a chart, so that moments close to each other can be read
 _EASY: Final = (1, 2, 4, 6, 8, 10)
 _STEPS_S: Final = (1, 2, 5, 10, 20, 30, 60, 120, 300)
 _MOST_TICKS: Final = 12
@@ -122,7 +122,7 @@ def _marks(marks: Sequence[Moment], span: tuple[float, float], x: Callable[[floa
         at = x(mark.at)
         dash = ' stroke-dasharray="3 2"' if mark.kind in {"undone", "verified"} else ""
         row = next((k for k, end in enumerate(ends) if at > end), None)
-        top = _TOP - 25 + 9 * (_ROWS - 1 if row is None else row)
+        top = _TOP + 2 - 9 * _ROWS + 9 * (_ROWS - 1 if row is None else row)
         title = f"<title>{escape(mark.kind)}: {escape(mark.text)}</title>"
         parts.append(
             f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{HEIGHT - _BOTTOM}" stroke="{colour}"{dash}>{title}</line>'
