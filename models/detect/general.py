@@ -28,9 +28,9 @@ from models.detect.general_views import STATISTICS, Views
 from models.detect.general_windows import RING, Windows
 from models.errors import InvalidInput
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 
-HALF: Final = 5.0
+HALF: Final = 6.0
 """Decades of surprise, over all kinds of evidence, that score 0.5."""
 
 LARGEST: Final = 1e150
@@ -119,8 +119,6 @@ def _check(state: _State) -> None:
     records = state.records
     if {len(x) for x in (records.top, records.recent, records.records, records.ratios)} != {STATISTICS}:
         raise ValueError(f"records of {len(records.top)} statistics, wanted {STATISTICS}")
-    if len(state.onset.at) != len(state.onset.height):
-        raise ValueError("onset: times and heights differ in number")
 
 
 def _check_windows(name: str, windows: Windows, like: Windows) -> None:

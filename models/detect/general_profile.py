@@ -16,6 +16,13 @@ DAYS_KNOWN: Final = 3
 """Earlier days after which a deviation from the profile is evidence; one day does not make a habit."""
 
 
+BOUND: Final = 3.0
+"""A day moves a bin's mean by at most what one this many times as far away as usual would."""
+
+MOVE_RATE: Final = 0.005
+"""Rate, per bin, at which it is learnt how far away a day usually is."""
+
+
 @dataclass(slots=True)
 class DayProfile:
     """The mean of each quarter of an hour over past days.
@@ -29,6 +36,8 @@ class DayProfile:
     current: int = -1
     total: float = 0.0
     samples: int = 0
+    move: float = 0.0
+    moves: int = 0
 
     @property
     def known(self) -> bool:
@@ -49,5 +58,16 @@ class DayProfile:
         if self.samples:
             b, mean = self.current, self.total / self.samples
             self.visits[b] += 1
-            self.means[b] += max(RATE, 1.0 / self.visits[b]) * (mean - self.means[b])
+            away = mean - self.means[b]
+            if self.visits[b] > 1:
+                away = self._bounded(away)
+            self.means[b] += max(RATE, 1.0 / self.visits[b]) * away
         self.total, self.samples = 0.0, 0
+
+    def _bounded(self, away: float) -> float:
+        """Return how far a day counts as being `away` from the mean of a bin; learns it."""
+        if self.moves >= BINS and self.move > 0:
+            away = min(max(away, -BOUND * self.move), BOUND * self.move)
+        self.moves += 1
+        self.move += max(MOVE_RATE, 1.0 / self.moves) * (abs(away) - self.move)
+        return away

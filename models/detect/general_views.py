@@ -7,7 +7,9 @@
     contrast     window mean against the window before
 
 All are differences of samples, so they ignore a shift of the series and scale with its unit; what is unusual is decided
-against each one's own past (`general_records`).
+against each one's own past (`general_records`). What is usual — the slow level, the habit of the day — is learnt
+with bounded steps (Huber 1964): an incident must not become the yardstick, or its end and the same hour of the next day
+would look like incidents too.
 """
 
 from __future__ import annotations
@@ -45,6 +47,12 @@ DAILY_FROM: Final = FAMILY_ENDS[6]
 LEVEL_RATE: Final = 0.002
 """Rate of the slow level per sample (memory 500 samples): slower than an episode, faster than a season of the year."""
 
+BOUND: Final = 4.0
+"""A sample moves the level by at most what one this many times as far away as usual would."""
+
+YOUNG: Final = 50
+"""Samples before which nobody knows how far away is usual."""
+
 NOISE_FLOOR: Final = 1e-12
 """Differences below this share of the series' magnitude are rounding, not evidence."""
 
@@ -60,6 +68,7 @@ class Views:
 
     seen: int = 0
     level: float = 0.0
+    spread: float = 0.0
     last: float = 0.0
     magnitude: float = 0.0
     values: Windows = field(default_factory=lambda: Windows(SCALES))
@@ -83,7 +92,7 @@ class Views:
         rest = self.profile.residual(timestamp, x)
         drift = [s * i for s, i in zip(self.residuals.push(rest), COARSE_INVERSE, strict=True)]
         sizes = self.deviations.push(abs(rest))
-        self.level = level + max(LEVEL_RATE, 1.0 / self.seen) * (x - level)
+        self._follow(x - level)
         return [
             x - level,
             level - x,
@@ -98,6 +107,14 @@ class Views:
             *[-d for d in drift],
             *[s * i for s, i in zip(sizes, COARSE_INVERSE, strict=True)],
         ]
+
+    def _follow(self, away: float) -> None:
+        """Let the level follow a sample that is `away` from it."""
+        rate = max(LEVEL_RATE, 1.0 / self.seen)
+        if self.seen > YOUNG and self.spread > 0:
+            away = min(max(away, -BOUND * self.spread), BOUND * self.spread)
+        self.level += rate * away
+        self.spread += rate * (abs(away) - self.spread)
 
     def floor(self) -> float:
         """Return the size below which a statistic is rounding error, in the series' unit."""

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.detect.general import GeneralDetector
-from models.detect.general_onset import HOLD
+from models.detect.general_onset import HOLD, Onset
 from models.detect.general_records import HORIZON
 from models.detect.general_windows import RING, SCALES, Windows
 from models.errors import InvalidInput
@@ -62,6 +62,15 @@ def test_a_missing_season_is_alarmed() -> None:
     assert max(scores(values)[3456:3700]) >= ALARM
 
 
+def test_an_incident_has_no_echo() -> None:
+    """Neither the return to normal nor the same hours of the next days alarm: what is usual does not learn an incident whole."""
+    detector = learnt()
+    incident = [x + 60 for x in noise(60, seed=2)]
+    assert max(scores(incident, detector=detector, start=3000)) >= ALARM
+    after = scores(noise(3060 + 900)[3060:], detector=detector, start=3060)
+    assert max(after) < ALARM
+
+
 def test_quiet_series_stay_quiet() -> None:
     """Twenty healthy seasonal series of two weeks raise at most one false alarm per series on average after the start."""
     alarms = sum(s >= ALARM for seed in range(20) for s in scores(noise(4000, seed=seed))[600:])
@@ -81,6 +90,14 @@ def test_a_later_and_worse_phase_is_told_again() -> None:
     second = scores([300.0], detector=detector, start=3000 + len(first))
     assert max(first) >= ALARM
     assert second[0] >= ALARM
+
+
+def test_an_episode_is_told_again_only_when_a_decade_worse() -> None:
+    """Within the hold a surprise passes only if it is ten times less likely than what was told; after it, any does."""
+    onset = Onset()
+    assert [onset.passes(decades) for decades in (3.0, 3.9, 4.1, 5.0)] == [True, False, True, False]
+    assert not any(onset.passes(0.0) for _ in range(HOLD))
+    assert onset.passes(1.0)
 
 
 def test_a_record_is_forgotten() -> None:
