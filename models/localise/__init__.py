@@ -2,6 +2,5 @@
 
 from models.localise.evidence import Evidence
 from models.localise.ranking import localise
-from models.localise.reach import Group, split
 
-__all__ = ["Evidence", "Group", "localise", "split"]
+__all__ = ["Evidence", "localise"]

@@ -7,52 +7,11 @@ shows, and traffic changes on both sides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Final
 
 from models.domain import Edge, Topology
 from models.incident import Anomaly, Cause, CauseKind, Signal
-from models.localise.evidence import Evidence
-from models.localise.ranking import localise
-
-MOST_GROUPS: Final = 4
-"""More independent faults than this at once are one of another kind."""
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Anomalies with one cause. `causes` are all suspects, best first; `anomalies` are those the first explains."""
-
-    causes: tuple[Cause, ...]
-    anomalies: tuple[Anomaly, ...]
-
-
-def split(
-    evidence: Evidence, localiser: Callable[[Evidence], tuple[Cause, ...]] = localise, *, most: int = MOST_GROUPS
-) -> tuple[Group, ...]:
-    """Return the anomalies grouped by explaining cause: the strongest cause first, then what explains the rest.
-
-    Every anomaly is in exactly one group; the last group keeps what no cause explains. Empty without anomalies. The
-    first group's causes are what `localise` says of everything; later ones are asked about the rest alone, so two
-    faults at once are each near certain instead of sharing the odds.
-    """
-    groups: list[Group] = []
-    left = evidence.anomalies
-    while left:
-        causes = localiser(replace(evidence, anomalies=left))
-        mine = left if not causes or len(groups) + 1 >= most else explained_by(causes[0], left, evidence.topology)
-        groups.append(Group(causes, mine or left))
-        known = {id(a) for a in groups[-1].anomalies}
-        left = tuple(a for a in left if id(a) not in known)
-    return tuple(groups)
-
-
-def explained_by(cause: Cause, anomalies: Iterable[Anomaly], topology: Topology) -> tuple[Anomaly, ...]:
-    """Return those of the anomalies that follow from `cause`."""
-    above, below = upstream(topology, cause.service), downstream(topology, cause.service)
-    return tuple(a for a in anomalies if _follows(cause, a, topology, strict=True, above=above, below=below))
 
 
 def upstream(topology: Topology, service: str) -> frozenset[str]:

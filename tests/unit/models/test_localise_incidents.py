@@ -9,10 +9,10 @@ import pytest
 
 from models.detect import Baseline
 from models.domain import ChangeEvent, ChangeKind, Edge, Instance, Topology
-from models.incident import Anomaly, CauseKind, Signal
-from models.localise import Evidence, localise, split
+from models.incident import Anomaly, Cause, CauseKind, Signal
+from models.localise import Evidence, localise
 from models.localise.neighbourhood import MOST, neighbourhood
-from models.localise.reach import explained_by
+from models.localise.reach import explains
 from models.signals import BUCKETS, Outcomes, Series, Side
 from simulations.judgement.causes import main
 from simulations.judgement.incidents import NOW, SORTS, Incident, incident
@@ -58,29 +58,27 @@ def test_probabilities_stay_probabilities(played: tuple[Incident, ...]) -> None:
         assert sum(chances) <= 1 + 1e-9
 
 
-def test_independent_faults_are_split_into_incidents(played: tuple[Incident, ...]) -> None:
-    """Grouping gives every anomaly one group, and two faults that do not explain each other a group each."""
-    pairs = [found for found in played if found.sort == "two"]
+def test_independent_faults_are_told_one_after_the_other(played: tuple[Incident, ...]) -> None:
+    """What the first cause does not explain, asked about alone, names the second of two faults, as triage asks."""
     apart = 0
-    for found in pairs:
-        groups = split(found.evidence)
-        assert sorted(a.series for g in groups for a in g.anomalies) == sorted(
-            a.series for a in found.evidence.anomalies
-        )
-        first = [g.causes[0] for g in groups if g.causes]
-        apart += len({c.service for c in first if found.right(c)}) > 1
+    for found in (found for found in played if found.sort == "two"):
+        first = localise(found.evidence)[0]
+        rest = _unexplained(found.evidence, first)
+        second = localise(replace(found.evidence, anomalies=rest))[:1] if rest else ()
+        apart += len({c.service for c in (first, *second) if found.right(c)}) > 1
     assert apart >= 2
 
 
-def test_one_fault_is_one_group() -> None:
-    """A deep fault with symptoms in all its callers stays one incident."""
+def test_one_fault_leaves_nothing_unexplained() -> None:
+    """A deep fault with symptoms in all its callers is one incident."""
     found = large_incident(100)
-    groups = split(found.evidence)
-    assert [len(g.anomalies) for g in groups] == [len(found.evidence.anomalies)]
-    assert found.right(groups[0].causes[0])
-    assert (
-        explained_by(groups[0].causes[0], found.evidence.anomalies, found.evidence.topology) == found.evidence.anomalies
-    )
+    cause = localise(found.evidence)[0]
+    assert found.right(cause)
+    assert _unexplained(found.evidence, cause) == ()
+
+
+def _unexplained(evidence: Evidence, cause: Cause) -> tuple[Anomaly, ...]:
+    return tuple(a for a in evidence.anomalies if not explains(cause, a, evidence.topology))
 
 
 def test_the_cost_follows_the_incident_and_not_the_mesh() -> None:
