@@ -16,7 +16,7 @@ from models.detect.saturation import Fullness, SaturationDetector
 from models.incident import Signal
 from models.signals import Series, Side
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 
 AlarmTimes = dict[tuple[int, Signal], float]
 
@@ -84,7 +84,7 @@ def _wholes(engine: Engine) -> tuple[tuple[str, object, str], ...]:
     latency = engine.latency
     return (
         ("shape", latency, "shape"),
-        ("shift", latency.shift, "sums"),
+        *((f"shift.{name}", latency.shift, name) for name in ("sums", "usual", "usual_high")),
         *((f"common.{name}", latency.common, name) for name in ("recent", "again", "fresh", "long")),
     )
 

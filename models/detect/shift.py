@@ -2,7 +2,8 @@
 
 A starved machine adds much the same waiting to every request on it, fast services and slow ones alike. So what a service
 must exceed is stated in seconds: some times the extra time that requests to *other* services take at the moment — a
-high quantile over the services that a fault of this one would not reach, the most conspicuous of them left out.
+high quantile over the services that a fault of this one would not reach, the most conspicuous of them left out — beyond what
+that is on a usual day, since services of 100 ms have requests of 150 ms without any machine being starved.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from models.detect.baseline import FloatArray, IntArray
+from models.detect.baseline import BoolArray, FloatArray, IntArray
 from models.detect.graph import Graph
 
 HALF_LIVES_S: Final = (0.6, 4.0)
@@ -28,6 +29,15 @@ TIMES: Final = 3.0
 WAITING: Final = 1.5
 """A service that waits for others is not slow by itself within this many times what all it calls takes longer."""
 
+USUAL_S: Final = 900.0
+"""Half-life of what is usual: requests differ, so at any moment some take longer than the mean, stalled or not."""
+
+USUAL_TICKS: Final = 50.0
+"""Ticks after which half of what was seen so far counts as usual; until then the mesh is thought more restless than it is."""
+
+RESTLESS: Final = 1.3
+"""From this many times the usual on the mesh is slower as a whole, and all of it counts: a stall must not be judged by its rest."""
+
 NOTICED_S: Final = 0.001
 """Less than this is no shift."""
 
@@ -37,38 +47,64 @@ EXACT: Final = 64
 
 @dataclass(slots=True)
 class MeshShift:
-    """Extra seconds and requests by service, decayed. `tick_s` is the time between two ticks, seconds."""
+    """Extra seconds and requests by service, decayed. `tick_s` is the time between two ticks, seconds.
+
+    `usual` has the same by service over a long time, `usual_high` the long sum of what the mesh showed per tick and of ticks.
+    """
 
     tick_s: float
     sums: FloatArray = field(default_factory=lambda: np.zeros((0, len(HALF_LIVES_S), 2)))
+    usual: FloatArray = field(default_factory=lambda: np.zeros((0, 2)))
+    usual_high: FloatArray = field(default_factory=lambda: np.zeros(2))
 
     def see(self, services: IntArray, requests: FloatArray, extra_s: FloatArray) -> None:
         """Enter one tick: per row the callee, its requests and their extra time beyond the baseline's mean, summed."""
         size = int(services.max(initial=-1)) + 1
         if size > len(self.sums):
+            self.usual = np.concatenate([self.usual, np.zeros((size - len(self.usual), 2))])
             self.sums = np.concatenate([self.sums, np.zeros((size - len(self.sums), *self.sums.shape[1:]))])
+        keep = 0.5 ** (self.tick_s / USUAL_S)
+        self.usual *= keep
         self.sums *= (0.5 ** (self.tick_s / np.asarray(HALF_LIVES_S)))[None, :, None]
         for part, values in enumerate((requests, extra_s)):
-            self.sums[:, :, part] += np.bincount(services, values, minlength=len(self.sums))[:, None]
+            seen = np.bincount(services, values, minlength=len(self.sums))
+            self.sums[:, :, part] += seen[:, None]
+            self.usual[:, part] += seen
+        each, known = self._each()
+        high, (total, ticks) = _high(each[known]), self.usual_high
+        if ticks > USUAL_TICKS:  # a stall is not to become usual within its minute
+            high = min(high, RESTLESS * float(total / ticks))
+        self.usual_high = self.usual_high * keep + (high, 1.0)
 
     def tolerated(self, services: IntArray, graph: Graph) -> FloatArray:
         """Return for each of `services` (distinct) the extra seconds of one request that are no news about it."""
-        enough = self.sums[:, :, 0] >= FEWEST
-        each = np.where(enough, self.sums[:, :, 1] / np.maximum(self.sums[:, :, 0], 1e-9), 0.0).max(axis=1)
-        known = np.asarray(enough.any(axis=1), dtype=np.bool_)
+        each, known = self._each()
+        usual = float(self.usual_high[0] / (self.usual_high[1] + USUAL_TICKS))
         if len(services) > EXACT:
-            return np.full(len(services), TIMES * _high(each[known]))
+            return np.full(len(services), TIMES * _beyond(_high(each[known]), usual))
+        waiting = np.maximum(0.0, each - self.usual[:, 1] / np.maximum(self.usual[:, 0] + FEWEST, 1e-9))
         found = np.zeros(len(services))
         for i, service in enumerate(services.tolist()):
             others = known.copy()
             others[[name for name in (service, *graph.upstream(service)) if name < len(others)]] = False
             waits = [name for name in graph.callees(service) if name < len(each)]
-            found[i] = TIMES * _high(each[others]) + WAITING * float(each[waits].sum())
+            found[i] = TIMES * _beyond(_high(each[others]), usual) + WAITING * float(waiting[waits].sum())
         return found
+
+    def _each(self) -> tuple[FloatArray, BoolArray]:
+        """Return the extra seconds of one request of each service at the moment, and which services are known."""
+        enough = self.sums[:, :, 0] >= FEWEST
+        each = np.where(enough, self.sums[:, :, 1] / np.maximum(self.sums[:, :, 0], 1e-9), 0.0).max(axis=1)
+        return np.asarray(each, dtype=np.float64), np.asarray(enough.any(axis=1), dtype=np.bool_)
 
     def forget(self, service: int, graph: Graph) -> None:
         """Drop what `service` and its callers showed lately: it has a fault of its own."""
         self.sums[[name for name in (service, *graph.upstream(service)) if name < len(self.sums)]] = 0
+
+
+def _beyond(high_s: float, usual_s: float) -> float:
+    """Return what of the mesh's extra time is no usual difference between requests."""
+    return high_s if high_s > RESTLESS * usual_s else max(0.0, high_s - usual_s)
 
 
 def _high(extra_s: FloatArray) -> float:
