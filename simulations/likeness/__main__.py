@@ -10,6 +10,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import structlog
+
 from models.errors import FibrinError
 from simulations.drills.report.charts import Chart, scene, svg
 from simulations.drills.report.told import Moment, Series
@@ -28,6 +30,7 @@ def main() -> int:
     parser.add_argument("-o", "--output", choices=["json"], help="one JSON object, the curves included")
     parser.add_argument("--picture", type=Path, help="draw the curves into this HTML file")
     chosen = parser.parse_args()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for what was found
     pairs = [pair for pair in PAIRS if chosen.only in (None, pair.drill)]
     try:
         found = asyncio.run(play(pairs, chosen.seed, lambda kind, text: print(f"{kind}: {text}", file=sys.stderr)))

@@ -1,8 +1,8 @@
 """The demo's shop as a mesh for the simulator, from the shop's own table and the traffic rules that its people declared.
 
 Nothing is fitted: service times, calls, places and policies are those of the shop. What the simulator does not know stays
-different, and the comparison shows it: calls of one operation run one stage after the other in the shop, side by side in the
-simulator; users go through journeys there, and are one Poisson stream here; a sidecar takes longer than the simulator's fixed hop.
+different, and the comparison shows it: a service has several operations in the shop, and one mean request here; users go through
+journeys there, and are one Poisson stream here; a sidecar takes longer than the simulator's fixed hop.
 """
 
 from __future__ import annotations
@@ -38,14 +38,18 @@ def shop(rate: float) -> Mesh:
     asked: dict[str, float] = defaultdict(float)
     for (service, _, _), rps in operations.items():
         asked[service] += rps
-    calls: dict[tuple[str, str], Call] = {}
+    made: dict[tuple[str, str], dict[int, float]] = defaultdict(lambda: defaultdict(float))
+    needed: set[tuple[str, str]] = set()
     for service, operation in _operations():
         share = operations[service, operation.method, operation.path] / asked[service]
-        for call in (c for stage in operation.stages for c in stage):
-            before = calls.get((service, call.callee))
-            mean = share + (before.mean if before else 0.0)
-            optional = call.optional and (before is None or before.optional)
-            calls[service, call.callee] = Call(service, call.callee, mean, optional)
+        for number, stage in enumerate(operation.stages):
+            for call in stage:
+                made[service, call.callee][number] += share
+                needed |= set() if call.optional else {(service, call.callee)}
+    calls = tuple(
+        Call(*edge, sum(stages.values()), edge not in needed, stage=max(stages, key=lambda number: stages[number]))
+        for edge, stages in sorted(made.items())
+    )
     depth = _depths()
     natures = tuple(
         Nature(s.name, s.work.median_s, s.work.sigma, UTILISATION, 0.0, depth[s.name]) for s in SERVICES.values()
@@ -53,7 +57,7 @@ def shop(rate: float) -> Mesh:
     instances = tuple(
         Instance(p.id, p.service, p.version, p.zone, f"10.0.{k}.1", INBOUND_PORT) for k, p in enumerate(PLACEMENTS)
     )
-    return Mesh(natures, tuple(calls[key] for key in sorted(calls)), instances, _policies(), (ENTRY,), rate)
+    return Mesh(natures, calls, instances, _policies(), (ENTRY,), rate)
 
 
 def _operations() -> list[tuple[str, Operation]]:

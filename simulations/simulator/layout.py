@@ -34,7 +34,7 @@ class Layout:
     """Index arrays. `S` services, `I` instances, `E` calls (users' first).
 
     `first` has shape (S + 1,): instances of service s are `first[s]:first[s + 1]`. `service_of` has shape (I,),
-    `caller`, `callee`, `mean`, `optional`, `backward` have shape (E,).
+    `caller`, `callee`, `mean`, `optional`, `backward`, `stage` have shape (E,).
     """
 
     services: tuple[str, ...]
@@ -50,6 +50,7 @@ class Layout:
     mean: Floats
     optional: Bools
     backward: Bools
+    stage: Ints
     levels: tuple[Level, ...]
 
     def caller_name(self, call: int) -> str:
@@ -90,6 +91,7 @@ def lay_out(mesh: Mesh) -> Layout:
         mean=np.asarray([*(1.0 for _ in mesh.entries), *(c.mean for c in calls)]),
         optional=np.asarray([*(False for _ in mesh.entries), *(c.optional for c in calls)]),
         backward=backward,
+        stage=np.asarray([*(0 for _ in mesh.entries), *(c.stage for c in calls)], dtype=np.int64),
         levels=tuple(_level(int(d), depth, service_of, caller) for d in sorted(set(depth.tolist()), reverse=True)),
     )
 

@@ -44,13 +44,17 @@ class Nature:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One dependency: the caller makes `mean` calls per request of its own (0–3); an `optional` one may fail unnoticed."""
+    """One dependency: the caller makes `mean` calls per request of its own (0–3); an `optional` one may fail unnoticed.
+
+    Calls of one `stage` run side by side, stages one after the other.
+    """
 
     caller: str
     callee: str
     mean: float
     optional: bool
     backward: bool = False
+    stage: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """What each instance's answer takes at present, worked out from the leaves of the call graph upwards.
 
-A request's own time is lognormal; the calls it makes run side by side, so it also waits for the slowest of those. Failures
-of calls that are not optional fail it. Durations are kept as K equally likely values, failures as probabilities, so
-that a rare error stays rare.
+A request's own time is lognormal; the calls it makes at one stage run side by side, so it also waits for the slowest of each
+stage. Failures of calls that are not optional fail it. Durations are kept as K equally likely values, failures as
+probabilities, so that a rare error stays rare.
 """
 
 from __future__ import annotations
@@ -60,7 +60,11 @@ class PoolMaker:
         made = self._random.random(len(sent)) < np.minimum(1.0, layout.mean * now.surge)[sent]
         seconds = np.where(made, got.seconds * np.maximum(1.0, layout.mean)[sent], 0.0).reshape(len(calls), VALUES)
         rows = np.searchsorted(level.services, layout.caller[calls])
-        np.maximum.at(wait, rows, seconds)
+        for stage in np.unique(layout.stage[calls]).tolist():
+            here = layout.stage[calls] == stage
+            slowest = np.zeros_like(wait)
+            np.maximum.at(slowest, rows[here], seconds[here])
+            wait += slowest
         ratio = self._failing(calls, BAD[got.fate].reshape(len(calls), VALUES).mean(axis=1), routing, now)
         felt = np.where(layout.optional[calls], 0.0, np.minimum(1.0, layout.mean[calls]) * ratio)
         np.add.at(survive, rows, np.log1p(-np.minimum(felt, 1 - 1e-9)))
