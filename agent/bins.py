@@ -87,7 +87,7 @@ class Bin:
     def whole(self) -> Outcomes:
         """Return the sum of all series."""
         latency = np.bincount(self.cells % BUCKETS, weights=self.counts, minlength=BUCKETS).astype(np.int64)
-        requests, plain = int(self.requests.sum()), int(self.requests.sum())
+        requests = plain = int(self.requests.sum())
         flags: dict[str, int] = {}
         codes: dict[int, int] = {}
         if self.odd:

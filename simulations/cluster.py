@@ -195,9 +195,13 @@ class Cluster(Bracket):
         ]
         await self.processes.start(name, "simulations.load", [*arguments, *flags])
 
+    async def stop_load(self, name: str) -> None:
+        """Let who this load generator sent finish, and no more come."""
+        await self.processes.stop(name, 8.0)
+
     async def stop_users(self) -> None:
         """Let the users in the shop finish and no more come."""
-        await self.processes.stop("load", 8.0)
+        await self.stop_load("load")
 
     def control(self) -> ControlClient:
         """Return a client of the control plane with the operator's token, to be used as `async with`."""

@@ -24,6 +24,7 @@ from simulations.journal import Record, Tail
 _AGAIN_S = 0.2
 _TAIL_S = 0.1
 _WAIT_S = 5.0
+_MOST = 1000
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +66,7 @@ class Watch:
     async def incidents(self, since: float) -> tuple[Incident, ...]:
         """Return the whole incidents opened at or after `since` (Unix s), oldest first."""
         async with self.agent() as agent:
-            found = await agent.incidents()
+            found = await agent.incidents(_MOST)
             whole = [await agent.incident(i["id"]) for i in found if i["opened_at"] >= since]
         return tuple(sorted(whole, key=lambda i: i.opened_at))
 

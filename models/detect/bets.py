@@ -109,9 +109,8 @@ def _doubted(null: npt.NDArray[np.float32], known: npt.NDArray[np.float32], requ
         return null
     whole = np.floor(further[rows]).astype(np.int64)[:, None]
     part = (further[rows] - whole[:, 0])[:, None]
-    padded = np.concatenate(
-        [np.zeros((len(rows), 1)), null[rows]], axis=1
-    )  # what comes from below the window is nothing
+    # what comes from below the window is nothing
+    padded = np.concatenate([np.zeros((len(rows), 1)), null[rows]], axis=1)
     near, far = (
         np.take_along_axis(padded, np.maximum(np.arange(1, WIDTH + 1) - whole - more, 0), axis=1) for more in (0, 1)
     )

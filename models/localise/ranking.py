@@ -348,18 +348,10 @@ def _global_cause(evidence: Evidence, signal: Signal, alone: int, well: int, cha
     return Cause(CauseKind.GLOBAL, "", "", signal, chance, None, said, numbers, near)
 
 
-def _one_version(evidence: Evidence, service: str) -> str:
-    """Return the only version of a service with anomalies of its own, "" when there is none or it has no siblings."""
-    sick = {a.series.version for a in evidence.anomalies if a.series.callee == service and a.series.version}
-    known = {i.version for i in evidence.topology.instances if i.service == service}
-    return next(iter(sick)) if len(sick) == 1 and len(known) > 1 else ""
-
-
-def _one_instance(evidence: Evidence, service: str) -> str:
-    """Return the only instance of a service with anomalies of its own, "" when there is none or it has no siblings."""
-    sick = {a.series.instance for a in evidence.anomalies if a.series.callee == service and a.series.instance}
-    known = {i.id for i in evidence.topology.instances if i.service == service}
-    return next(iter(sick)) if len(sick) == 1 and len(known) > 1 else ""
+def _only(sick: set[str], siblings: set[str]) -> str:
+    """Return the only one of several siblings that is sick, "" when there is none or more than one, or it has no siblings."""
+    named = sick - {""}
+    return next(iter(named)) if len(named) == 1 and len(siblings) > 1 else ""
 
 
 def _fallback(evidence: Evidence) -> tuple[Cause, ...]:
@@ -372,8 +364,10 @@ def _fallback(evidence: Evidence) -> tuple[Cause, ...]:
         service = anomaly.series.callee
         if not service or service in found:
             continue
-        version = _one_version(evidence, service)
-        instance = "" if version else _one_instance(evidence, service)
+        own = [a.series for a in evidence.anomalies if a.series.callee == service]
+        placed = evidence.topology.of(service)
+        version = _only({series.version for series in own}, {i.version for i in placed})
+        instance = "" if version else _only({series.instance for series in own}, {i.id for i in placed})
         name = " ".join(part for part in (service, version, instance) if part)
         text = (
             f"{anomaly.signal} of {name} left its baseline ({anomaly.observed:.3g}, normally {anomaly.expected:.3g}), "

@@ -78,9 +78,8 @@ def render(state: State, now: float, height: int = 40) -> Layout:
         Layout(_overlays(state, now), name="overlays", size=7),
     )
     free = height - 5 - (5 + len(state.results) if state.results else 0)
-    lines = sorted(state.lines, key=lambda line: line.at)[
-        -max(3, free) :
-    ]  # some are told late: what is known only afterwards
+    # what is known only afterwards is told late
+    lines = sorted(state.lines, key=lambda line: line.at)[-max(3, free) :]
     right = Layout(Panel(_story(lines, state.began), title="What happens", title_align="left"), name="story", ratio=7)
     layout["body"].split_row(left, right)
     return layout

@@ -83,6 +83,11 @@ def well_again(records: Iterable[Record], onset: float, until: float, good: floa
     return None if last > until - onset - 2 * TRAIL_S else last
 
 
+def loosest(objectives: Sequence[Objective]) -> float:
+    """Return the least share of good requests (0–1) that is promised to users; 0.95 where nothing is."""
+    return min((each.good for each in objectives if each.users), default=0.95)
+
+
 def services_well_again(
     objectives: Sequence[Objective], samples: Sequence[Sample], onset: float, until: float
 ) -> float | None:

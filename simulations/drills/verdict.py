@@ -15,7 +15,7 @@ from models.overlay import Overlay
 from playbooks.schema import Mode
 from playbooks.units import percent, span
 from simulations.drills.guilt import explains, innocent
-from simulations.drills.objectives import services_well_again, well_again
+from simulations.drills.objectives import loosest, services_well_again, well_again
 from simulations.drills.schema import Objective, Outcome
 from simulations.drills.seen import Phase, Seen
 from simulations.journal import Record
@@ -83,8 +83,7 @@ class Verdict:
         steady = self.seen.drill.spec.steady_state
         if not self.seen.records:
             return services_well_again(steady, self.seen.samples, self.seen.onset, self.seen.ended)
-        good = min((o.good for o in steady if o.users), default=0.95)
-        return well_again(self.seen.records, self.seen.onset, self.seen.ended, good)
+        return well_again(self.seen.records, self.seen.onset, self.seen.ended, loosest(steady))
 
     @cached_property
     def during(self) -> tuple[Record, ...]:

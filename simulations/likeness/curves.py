@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.telemetry.views import Golden
+from simulations.drills.real import WINDOW_S
+from simulations.drills.runner import SAMPLE_S
 from simulations.drills.seen import Sample
 from simulations.journal import Record
 
@@ -23,8 +25,7 @@ Unit = Literal["share", "s", "rps"]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-WINDOW_S: Final = 2.0
-STEP_S: Final = 0.4
+STEP_S: Final = SAMPLE_S
 BEFORE_S: Final = 4.0
 AFTER_S: Final = 10.0
 CALM_S: Final = 3.0

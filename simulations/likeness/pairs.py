@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from typing import Final
 
 from agent.telemetry.views import view
-from models.domain import ChangeKind
 from models.frame import Frame
 from models.signals import Outcomes, Series
 from simulations.drills import suite
 from simulations.drills.loading import library
-from simulations.drills.objectives import well_again
+from simulations.drills.objectives import loosest, well_again
+from simulations.drills.real import WINDOW_S
 from simulations.drills.schema import Drill
 from simulations.drills.seen import Sample
 from simulations.drills.verdict import Verdict
 from simulations.journal import Record
-from simulations.likeness.curves import AFTER_S, WINDOW_S, Curve, Run, compare
+from simulations.likeness.curves import AFTER_S, Curve, Run, compare
 from simulations.likeness.twin import shop
 from simulations.load import OBJECTIVE_S
-from simulations.simulator import faults
+from simulations.simulator.campaign import strike
 from simulations.simulator.faults import Fault, InstanceSlow, ServiceDown, VersionErrors
 from simulations.simulator.plant import Ended, failed
 from simulations.simulator.world import TICK_S, World, open_world
@@ -97,13 +97,11 @@ async def in_the_simulator(fault: Fault, drill: Drill, seed: int) -> Run:
         watch = _Watch(world)
         for _ in range(round(LEARN_S / TICK_S)):
             await watch.tick()
-        if isinstance(fault, VersionErrors):
-            world.control.tell(ChangeKind.DEPLOY, fault.service, fault.version, str(fault))
         onset = world.clock.now
-        faults.apply(fault, world.plant)
+        strike(fault, world)
         for _ in range(round(AFTER_S / TICK_S)):
             await watch.tick()
-        return watch.run(onset, min((o.good for o in drill.spec.steady_state if o.users), default=0.95))
+        return watch.run(onset, loosest(drill.spec.steady_state))
 
 
 class _Watch:
@@ -128,8 +126,8 @@ class _Watch:
         self._samples.append(Sample(seen.at, {each.service: each.golden for each in seen.services}))
 
     def _users(self, ended: Ended) -> None:
-        layout, requests, now = self._world.plant.layout, ended.requests, self._world.clock.now
-        theirs = layout.caller[requests.call] == len(layout.services)
+        requests, now = ended.requests, self._world.clock.now
+        theirs = self._world.plant.layout.of_users(requests.call)
         for seconds, bad in zip(requests.seconds[theirs].tolist(), failed(requests)[theirs].tolist(), strict=True):
             missed = bad or seconds > OBJECTIVE_S
             self._records.append(Record(0.0, now - seconds, "", _ERROR if bad else _OK, seconds, missed))

@@ -103,8 +103,7 @@ async def play(
     quiet = Quiet()
     async with open_world(mesh, seed=seed, load=day(random)) as world:
         player = _Player(world, quiet)
-        await player.rest(WARM_UP_S)
-        quiet.seconds, quiet.incidents, quiet.actions = 0.0, 0, 0
+        await player.warm_up()
         await player.rest(QUIET_S)
         for number in range(plan.incidents):
             fault = plan.mixture.draw(world.plant, random)
@@ -122,10 +121,16 @@ async def watch(plan: Plan, mesh_number: int, seconds: float) -> Quiet:
     quiet = Quiet()
     async with open_world(draw(plan.services, seed), seed=seed, load=day(np.random.default_rng([seed, 19]))) as world:
         player = _Player(world, quiet)
-        await player.rest(WARM_UP_S)
-        quiet.seconds, quiet.incidents, quiet.actions = 0.0, 0, 0
+        await player.warm_up()
         await player.rest(seconds)
     return quiet
+
+
+def strike(fault: Fault, world: World) -> None:
+    """Break a world: announce the change that comes before the fault, if any, then apply it."""
+    if (change := faults.announced(fault)) is not None:
+        world.control.tell(change[0], change[1], change[2], f"{fault}")
+    faults.apply(fault, world.plant)
 
 
 class _Player:
@@ -140,6 +145,11 @@ class _Player:
         self._usual = 0.0
         self._seconds: list[float] = []
         self._spoiled_at = 0.0
+
+    async def warm_up(self) -> None:
+        """Let the agent learn; nothing of that counts."""
+        await self.rest(WARM_UP_S)
+        self._quiet.seconds, self._quiet.incidents, self._quiet.actions = 0.0, 0, 0
 
     async def rest(self, seconds: float) -> None:
         """Let a quiet time pass; what the agent does in it is false."""
@@ -163,10 +173,8 @@ class _Player:
         known = {i.id for i in world.loop.incidents}
         before = len(world.control.laid)
         onset = world.clock.now
-        if (change := faults.announced(fault)) is not None:
-            world.control.tell(change[0], change[1], change[2], f"{fault}")
         remedy = curable(fault, world.plant, world.control.floor)
-        faults.apply(fault, world.plant)
+        strike(fault, world)
         self._bad = self._all = 0
         self._spoiled_at = onset
         while not self._over(known, onset):
@@ -234,7 +242,7 @@ class _Player:
 
     async def _tick(self) -> None:
         ended = await self._world.step()
-        users = self._world.plant.layout.caller[ended.requests.call] == len(self._world.plant.layout.services)
+        users = self._world.plant.layout.of_users(ended.requests.call)
         seconds = ended.requests.seconds[users]
         bad = failed(ended.requests)[users] | (seconds > self._limit_s)
         self._all += len(bad)

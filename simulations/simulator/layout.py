@@ -58,6 +58,10 @@ class Layout:
         k = int(self.caller[call])
         return USERS if k == len(self.services) else self.services[k]
 
+    def of_users(self, calls: Ints) -> Bools:
+        """Return which of these calls (numbers) users make."""
+        return np.asarray(self.caller[calls] == len(self.services), dtype=np.bool_)
+
     def members(self, service: str) -> Ints:
         """Return the instance numbers of a service."""
         k = self.number[service]

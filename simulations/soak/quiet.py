@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from agent.client import AgentClient
 from agent.incidents import Incident
 from models.errors import FibrinError
 from models.incident import Stage
@@ -35,8 +34,6 @@ HIGHEST_RPS: Final = 60.0
 
 JUMP_EVERY: Final = 7
 """Every so many steps everybody comes at once: what the day has at its highest."""
-
-STOP_S: Final = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +72,10 @@ async def play(seconds: float) -> Found:
         watch = Watch(cluster)
         async with cluster, watch.following():
             users = await cluster.start_users()
-            watch.tail = users
             began = time.time()
             crowds = [crowd async for crowd in _come_and_go(cluster, seconds)]
             await asyncio.to_thread(users.read)
-            async with AgentClient.from_state_dir(cluster.state_dir) as agent:
-                incidents = tuple([await agent.incident(str(row["id"])) for row in await agent.incidents(1000)])
+            incidents = await watch.incidents(0.0)
             laid = tuple(str(overlay.change) for overlay in watch.agent_overlays())
             seen = [record for tail in (users, *crowds) for record in tail.window(began, math.inf)]
             if laid:
@@ -96,7 +91,7 @@ async def _come_and_go(cluster: Cluster, seconds: float) -> AsyncIterator[Tail]:
             await cluster.start_load("crowd", rps, journal, "--from", str(number * STEP_S))
         await asyncio.sleep(lasts)
         if rps:
-            await cluster.processes.stop("crowd", STOP_S)
+            await cluster.stop_load("crowd")
             tail = Tail(journal)
             await asyncio.to_thread(tail.read)
             yield tail

@@ -10,8 +10,6 @@ from uuid import uuid4
 from simulations.cluster import Cluster
 from simulations.drills.injections.load import Herd, HotKey, OnLoad, RetryStorm, Surge
 
-STOP_S = 8.0
-
 
 def flags(fault: OnLoad) -> tuple[float, tuple[str, ...]]:
     """Return the rate and the flags of the load generator that plays a fault."""
@@ -37,4 +35,4 @@ async def loaded(cluster: Cluster, fault: OnLoad) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await cluster.processes.stop(name, STOP_S)
+        await cluster.stop_load(name)
