@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Final
 
 from agent.client import AgentClient
 from agent.incidents import Incident, Verb
@@ -21,8 +20,6 @@ from simulations.drills.schema import Entry
 from simulations.drills.seen import Sample, look
 from simulations.drills.strikes.envoy import through_envoy
 from simulations.journal import Record
-
-WINDOW_S: Final = 2.0
 
 
 class GuestMesh:
@@ -47,7 +44,7 @@ class GuestMesh:
     async def sample(self) -> Sample | None:
         """Return the golden signals of the last seconds, and notice what agents lay."""
         try:
-            sample = await look(self._agent, WINDOW_S)
+            sample = await look(self._agent)
             for overlay in await self._control.overlays():
                 if overlay.owner is Owner.AGENT:
                     self._laid.setdefault(overlay.id, overlay)

@@ -33,7 +33,6 @@ from simulations.watch import Watch
 BEHIND_RELAY: Final = 8081
 """Where an application listens whose port is a relay's."""
 
-WINDOW_S: Final = 2.0
 CLOSING_S: Final = 12.0
 
 
@@ -77,7 +76,7 @@ class RealMesh:
         """Return the golden signals of the last seconds; None while the agent is away."""
         try:
             async with self._watch.agent() as agent:
-                return await look(agent, WINDOW_S)
+                return await look(agent)
         except FibrinError:
             return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from agent.client import AgentClient
 from agent.incidents import Incident
@@ -12,6 +13,9 @@ from models.overlay import Overlay
 from simulations.drills.schema import Drill
 from simulations.faults import Guilt
 from simulations.journal import Record
+
+WINDOW_S: Final = 2.0
+"""How long a time a sample adds up, seconds."""
 
 
 class Phase(StrEnum):
@@ -32,9 +36,9 @@ class Sample:
     blind: tuple[str, ...] = ()
 
 
-async def look(agent: AgentClient, window_s: float) -> Sample:
-    """Ask the agent for a sample over the last `window_s` seconds. Raises errors of our tree while it is away."""
-    view = SIGNALS.validate_python(await agent.signals(window_s))
+async def look(agent: AgentClient) -> Sample:
+    """Ask the agent for a sample over the last `WINDOW_S` seconds. Raises errors of our tree while it is away."""
+    view = SIGNALS.validate_python(await agent.signals(WINDOW_S))
     status = await agent.status()
     return Sample(view.at, {each.service: each.golden for each in view.services}, tuple(status["blind"]))
 

@@ -16,9 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.telemetry.views import Golden
-from simulations.drills.real import WINDOW_S
 from simulations.drills.runner import SAMPLE_S
-from simulations.drills.seen import Sample
+from simulations.drills.seen import WINDOW_S, Sample
 from simulations.journal import Record
 
 Unit = Literal["share", "s", "rps"]

@@ -13,9 +13,8 @@ from models.signals import Outcomes, Series
 from simulations.drills import suite
 from simulations.drills.loading import library
 from simulations.drills.objectives import loosest, well_again
-from simulations.drills.real import WINDOW_S
 from simulations.drills.schema import Drill
-from simulations.drills.seen import Sample
+from simulations.drills.seen import WINDOW_S, Sample
 from simulations.drills.verdict import Verdict
 from simulations.journal import Record
 from simulations.likeness.curves import AFTER_S, Curve, Run, compare
