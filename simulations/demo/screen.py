@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.layout import Layout
 from rich.live import Live
 from rich.panel import Panel
@@ -25,6 +25,10 @@ from simulations.journal import Record
 _REFRESH_S: Final = 0.25
 _RECENT_S: Final = 5.0
 _BAD_RATIO, _ODD_RATIO = 0.05, 0.005
+_INDENT: Final = 29
+_MOST_ROWS: Final = 5
+"""Of one line of the story: its evidence is worth reading, but not worth pushing everything else off the screen."""
+
 _STYLES: Final = {
     "onset": "bold red",
     "lost": "bold red",
@@ -61,11 +65,11 @@ class Screen:
 
     async def _draw(self, live: Live) -> None:
         while True:
-            live.update(render(self._state, time.time(), self._console.height), refresh=True)
+            live.update(render(self._state, time.time()), refresh=True)
             await asyncio.sleep(_REFRESH_S)
 
 
-def render(state: State, now: float, height: int = 40) -> Layout:
+def render(state: State, now: float) -> Layout:
     """Draw the whole screen as of Unix time `now`."""
     layout = Layout()
     rows = [Layout(_head(state, now), name="head", size=3), Layout(name="body")]
@@ -77,10 +81,8 @@ def render(state: State, now: float, height: int = 40) -> Layout:
         Layout(_services(state.services), name="services", ratio=3),
         Layout(_overlays(state, now), name="overlays", size=7),
     )
-    free = height - 5 - (5 + len(state.results) if state.results else 0)
-    # what is known only afterwards is told late
-    lines = sorted(state.lines, key=lambda line: line.at)[-max(3, free) :]
-    right = Layout(Panel(_story(lines, state.began), title="What happens", title_align="left"), name="story", ratio=7)
+    lines = sorted(state.lines, key=lambda line: line.at)  # what is known only afterwards is told late
+    right = Layout(Panel(_Told(lines, state.began), title="What happens", title_align="left"), name="story", ratio=7)
     layout["body"].split_row(left, right)
     return layout
 
@@ -136,16 +138,35 @@ def _overlays(state: State, now: float) -> Panel:
     return Panel(Group(*lines) if lines else Text("<none>", style="dim"), title="Overlays in force", title_align="left")
 
 
-def _story(lines: Iterable[Line], began: float) -> Group:
-    shown = []
-    for line in lines:
+class _Told:
+    """The newest lines of the story, in order of time, as many as there is room for; long ones go on below."""
+
+    def __init__(self, lines: Sequence[Line], began: float) -> None:
+        self._lines = lines
+        self._began = began
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw into `options.max_width` × `options.height` cells."""
+        room = options.height or options.max_height
+        rows: list[Text] = []
+        for line in reversed(self._lines):
+            more = self._rows(line, console, options.max_width)
+            if len(rows) + len(more) > room:
+                break
+            rows = more + rows
+        yield from rows
+
+    def _rows(self, line: Line, console: Console, width: int) -> list[Text]:
         after = "" if line.after_onset is None else f"{line.after_onset:+.2f} s"
-        text = Text(no_wrap=True, overflow="ellipsis")
-        text.append(f"{line.at - began:6.1f} {after:>9} ", style="dim")
-        text.append(f"{line.kind:<10} ", style=_STYLES.get(line.kind, ""))
-        text.append(line.text)
-        shown.append(text)
-    return Group(*shown)
+        head = Text(no_wrap=True, overflow="ellipsis")
+        head.append(f"{line.at - self._began:6.1f} {after:>9} ", style="dim")
+        head.append(f"{line.kind:<10}  ", style=_STYLES.get(line.kind, ""))
+        parts = Text(line.text).wrap(console, max(_INDENT, width - _INDENT))
+        first, *others = parts[:_MOST_ROWS] or [Text()]
+        if len(parts) > _MOST_ROWS:
+            others[-1].truncate(max(1, width - _INDENT - 1))
+            others[-1].append("…")
+        return [head.append_text(first), *(Text(" " * _INDENT, no_wrap=True).append_text(other) for other in others)]
 
 
 def _milliseconds(seconds: float | None) -> str:

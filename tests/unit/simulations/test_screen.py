@@ -51,7 +51,7 @@ def test_screen_shows_everything_at_once(tmp_path: Path) -> None:
     console = Console(width=180, height=40, file=io.StringIO(), record=True)
     state = _state(tmp_path)
     Story(state, PlainLines(Console(file=io.StringIO()), 1000.0)).tell("detected", "errors of catalog", 1010.4)
-    console.print(render(state, 1012.5, 40))
+    console.print(render(state, 1012.5))
     text = console.export_text()
     for wanted in (
         "12.5 s",
@@ -69,6 +69,21 @@ def test_screen_shows_everything_at_once(tmp_path: Path) -> None:
         assert wanted in text, wanted
 
 
+def test_a_long_line_goes_on_below_and_the_newest_line_is_always_there(tmp_path: Path) -> None:
+    """Evidence is not cut off at the edge; what there is no room for are the oldest lines."""
+    console = Console(width=120, height=24, file=io.StringIO(), record=True)
+    state = _state(tmp_path)
+    story = Story(state, PlainLines(Console(file=io.StringIO()), 1000.0))
+    for number in range(30):
+        story.tell("demo", f"old {number}", 1009.0 + number / 100)
+    story.tell("correlated", "cause: version catalog/v2 " + "because of this and that " * 4 + "so it says", 1010.4)
+    story.tell("resolved", "verified at last", 1012.0)
+    console.print(render(state, 1012.5))
+    text = console.export_text()
+    assert all(wanted in text for wanted in ("cause: version", "so it says", "verified at last", "old 29"))
+    assert "old 0" not in text
+
+
 def test_what_is_told_late_stands_where_it_happened(tmp_path: Path) -> None:
     """The screen's story is in order of time, not of arrival."""
     console = Console(width=180, height=40, file=io.StringIO(), record=True)
@@ -76,7 +91,7 @@ def test_what_is_told_late_stands_where_it_happened(tmp_path: Path) -> None:
     story = Story(state, PlainLines(Console(file=io.StringIO()), 1000.0))
     story.tell("resolved", "verified at last", 1012.0)
     story.tell("SLI back", "users are served again", 1011.0)
-    console.print(render(state, 1012.5, 40))
+    console.print(render(state, 1012.5))
     text = console.export_text()
     assert text.index("users are served again") < text.index("verified at last")
 
@@ -84,7 +99,7 @@ def test_what_is_told_late_stands_where_it_happened(tmp_path: Path) -> None:
 def test_empty_state_can_be_drawn() -> None:
     """Before anything runs there is a screen too."""
     console = Console(width=80, height=24, file=io.StringIO(), record=True)
-    console.print(render(State(began=1000.0), 1000.0, 24))
+    console.print(render(State(began=1000.0), 1000.0))
     assert "no users" in console.export_text()
 
 
