@@ -88,23 +88,23 @@ def cases(kinds: Iterable[str] = ACTIONS) -> tuple[Case, ...]:
     return (*found, *(Case((USELESS, kind), kind) for kind in kinds if kind != USELESS))
 
 
-async def run(case: Case, at: int = 0) -> tuple[Outcome, list[str]]:
+async def run(case: Case, at: int = 0, patience_s: float = PATIENCE_S) -> tuple[Outcome, list[str]]:
     """Heal with a kill at line `at` of the story (0: none); return the outcome and the lines of the first process."""
     with tempfile.TemporaryDirectory(prefix="fb-") as folder:
         state = Path(folder)
         playbook = state / "soak.yaml"
         await asyncio.to_thread(playbook.write_text, case.playbook(), encoding="utf-8")
         async with _control(state):
-            lines, ended = await _live(state, playbook, case, at)
+            lines, ended = await _live(state, playbook, case, at, patience_s)
             if at:
-                _, ended = await _live(state, playbook, case, 0)
+                _, ended = await _live(state, playbook, case, 0, patience_s)
             async with ControlClient.from_state_dir(state, "operator") as client:
                 kinds = tuple(sorted(overlay.change.kind for overlay in await client.overlays()))
         proof = await asyncio.to_thread(verify, state / "audit.log")
         return Outcome(ended, kinds, "" if proof.ok else str(proof)), lines
 
 
-async def _live(state: Path, playbook: Path, case: Case, at: int) -> tuple[list[str], str]:
+async def _live(state: Path, playbook: Path, case: Case, at: int, patience_s: float) -> tuple[list[str], str]:
     """Run one process until it ends or is killed at its line `at`; return its lines and its last word."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "simulations.soak.victim", str(state), str(playbook), case.cure),
@@ -115,7 +115,7 @@ async def _live(state: Path, playbook: Path, case: Case, at: int) -> tuple[list[
     assert process.stdout is not None
     lines: list[str] = []
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(patience_s):
             while text := (await process.stdout.readline()).decode().strip():
                 word, _, rest = text.partition(" ")
                 if word == "end":
@@ -130,7 +130,7 @@ async def _live(state: Path, playbook: Path, case: Case, at: int) -> tuple[list[
                 await process.stdin.drain()
     except TimeoutError as error:
         raise Broken(
-            f"{case}: not at rest in {PATIENCE_S:g} s; it said last: {lines[-1:]}", hint="see above"
+            f"{case}: not at rest in {patience_s:g} s; it said last: {lines[-1:]}", hint="see above"
         ) from error
     finally:
         if process.returncode is None:
@@ -172,15 +172,15 @@ async def _beat(proxy: ControlClient, instances: Sequence[Instance]) -> None:
             await proxy.heartbeat(instance.id)
 
 
-async def matrix(chosen: Sequence[Case], every: int = 1) -> list[str]:
+async def matrix(chosen: Sequence[Case], every: int = 1, patience_s: float = PATIENCE_S) -> list[str]:
     """Kill at each `every`-th line of each case; return what came out otherwise than without a kill."""
     wrong: list[str] = []
     for case in chosen:
-        wanted, lines = await run(case)
+        wanted, lines = await run(case, 0, patience_s)
         if wanted.stages != "resolved" or wanted.overlays != (case.cure,) or wanted.audit:
             wrong.append(f"{case}: without a kill: {wanted}")
         for at in range(1, len(lines) + 1, every):
-            found, _ = await run(case, at)
+            found = await _killed(case, at, patience_s)
             told = "same" if found == wanted else f"WRONG: {found}, wanted {wanted}"
             print(f"{case}: killed at {at}/{len(lines)} ({lines[at - 1][:60]}): {told}", flush=True)
             if found != wanted:
@@ -188,15 +188,25 @@ async def matrix(chosen: Sequence[Case], every: int = 1) -> list[str]:
     return wrong
 
 
+async def _killed(case: Case, at: int, patience_s: float) -> Outcome | Broken:
+    """Return the outcome of a run with a kill, or why it had none: the matrix goes on."""
+    try:
+        found, _ = await run(case, at, patience_s)
+    except Broken as error:
+        return error
+    return found
+
+
 def main() -> None:
     """Run the matrix; exit code 1 when a kill changed an outcome."""
     parser = argparse.ArgumentParser(prog="simulations.soak.kills", description=__doc__)
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(ACTIONS)} [all]")
     parser.add_argument("--every", type=int, default=1, help="kill at every n-th line only")
+    parser.add_argument("--patience", type=float, default=PATIENCE_S, help="seconds until a run counts as stuck")
     given = parser.parse_args()
     if unknown := set(given.kinds) - set(ACTIONS):
         parser.error(f"no kind {', '.join(sorted(unknown))}; there are {', '.join(ACTIONS)}")
-    wrong = asyncio.run(matrix(cases(given.kinds or ACTIONS), given.every))
+    wrong = asyncio.run(matrix(cases(given.kinds or ACTIONS), given.every, given.patience))
     for line in wrong:
         print(line, file=sys.stderr)
     sys.exit(1 if wrong else 0)

@@ -66,6 +66,7 @@ async def _until_quiet(one: Brain, loop: HealingLoop, client: ControlClient, cur
         if not found or any(incident.is_open for incident in found):
             quiet_since = time.monotonic()
         elif time.monotonic() - quiet_since >= QUIET_S:
+            await loop.idle()  # the last word may not be stored yet
             return " ".join(sorted(str(incident.stage) for incident in await one.store.latest(10)))
 
 
