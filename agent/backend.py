@@ -152,7 +152,8 @@ class Agent:
     async def incidents(self, limit: int) -> tuple[Incident, ...]:
         """Return incidents, newest first."""
         living = {incident.id: incident for incident in self.loop.incidents}
-        kept = {incident.id: incident for incident in await self._store.latest(limit)}
+        kept = {incident.id: incident for incident in await self._store.latest(limit, living)}
+        living |= {incident.id: incident for incident in self.loop.incidents}
         return tuple(sorted((kept | living).values(), key=lambda i: -i.opened_at)[:limit])
 
     async def incident(self, name: str) -> Incident | None:

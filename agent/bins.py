@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
 import numpy as np
@@ -71,9 +71,10 @@ class Bin:
     def _with(self, at: float, ids: Numbers, cells: Numbers, odd: Mapping[int, Odd]) -> Bin:
         return Bin(at=at, ids=ids, requests=self.requests, errors=self.errors, cells=cells, counts=self.counts, odd=odd)
 
-    def only(self, chosen: Chosen) -> Bin:
-        """Return the outcomes of the series whose numbers are marked in `chosen`."""
+    def only(self, chosen: Chosen, odd: Iterable[int] | None = None) -> Bin:
+        """Return the outcomes of the series whose numbers are marked in `chosen`, with the flags and codes of those in `odd` (None: of all these)."""
         mine, theirs = chosen[self.ids], chosen[self.cells // BUCKETS]
+        asked = self.odd if odd is None else odd
         return Bin(
             at=self.at,
             ids=self.ids[mine],
@@ -81,7 +82,7 @@ class Bin:
             errors=self.errors[mine],
             cells=self.cells[theirs],
             counts=self.counts[theirs],
-            odd={number: odd for number, odd in self.odd.items() if chosen[number]},
+            odd={number: self.odd[number] for number in asked if number in self.odd and chosen[number]},
         )
 
     def whole(self) -> Outcomes:

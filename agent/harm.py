@@ -34,27 +34,34 @@ def harmed(
     topology: Topology,
     others: Iterable[Cause],
     now: float,
+    sick: frozenset[Series] | None = None,
 ) -> tuple[Worse, ...]:
     """Return the neighbours that are worse since the step took hold, worst first; none while it is too early to tell.
 
-    `others` are the causes of the other open incidents.
+    `others` are the causes of the other open incidents; `sick` is what `ill` returned, where it is known.
     """
     start = sample_start(incident, step)
     if incident.cause is None or now - start < EARLIEST_BAD_S:
         return ()
     concerned = {incident.cause.service, *step.verify_services, *(cause.service for cause in others)}
     concerned |= {caller for service in tuple(concerned) for caller in upstream(topology, service)}
-    before = _edges(history.between(incident.onset, step.acted_at or start))
-    sick = {w.series for w in neighbours_worse(baseline, before, max(0.1, step.acted_at - incident.onset))}
+    sick = ill(incident, step, history, baseline) if sick is None else sick
 
     def spared(series: Series) -> bool:
         return series.callee in concerned or series in sick
 
-    after = _edges(history.since(start))
+    after = _edges(history.sums(history.on(Side.CLIENT), start, plainly=True))
     found = neighbours_worse(baseline, after, now - start, spared=spared)
     looked = sum(not spared(series) for series, outcomes in after.items() if outcomes.requests)
     hurt = len({worse.series for worse in found})
     return () if looked >= LEAST_LOOKED_AT and hurt * 2 > looked else found
+
+
+def ill(incident: Incident, step: Step, history: History, baseline: BaselineOf) -> frozenset[Series]:
+    """Return the edges that were clearly bad before the step was taken; it does not change any more."""
+    end = step.acted_at or sample_start(incident, step)
+    before = _edges(history.sums(history.on(Side.CLIENT), incident.onset, end, plainly=True))
+    return frozenset(w.series for w in neighbours_worse(baseline, before, max(0.1, step.acted_at - incident.onset)))
 
 
 def told(found: tuple[Worse, ...]) -> str:
@@ -67,11 +74,12 @@ def told(found: tuple[Worse, ...]) -> str:
 
 
 def _edges(outcomes: Mapping[Series, Outcomes]) -> dict[Series, Outcomes]:
-    """Return what callers got, per edge."""
+    """Return what callers got, per edge: the sums of what their sidecars reported."""
     found: dict[Series, Outcomes] = {}
     for series, seen in outcomes.items():
-        if series.side is Side.CLIENT:
-            for key in views(series):
-                found.setdefault(key, Outcomes())
+        for key in views(series):
+            if key in found:
                 found[key] += seen
+            else:
+                found[key] = seen
     return found

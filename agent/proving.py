@@ -19,6 +19,10 @@ from models.verify import Verdict
 HARM_S: Final = 1.0
 """How often a step's neighbours are looked at, seconds."""
 
+LOOKS: Final = 1
+"""Steps whose neighbours are looked at in one tick: each look goes through the whole mesh. With more in force at once each
+has its turn later."""
+
 
 class Proving:
     """Judges steps in force. Shares `tracks` with the loop; `start` runs work on a track."""
@@ -39,6 +43,8 @@ class Proving:
         self._history = history
         self._start = start
         self._holdouts = HoldOuts(tools, treatment, history)
+        self._tick_s = tools.settings.tick_s
+        self._looked = (0.0, 0)  # the tick of the last look (Unix s), and how many there were in it
 
     def judge(self, track: Track, now: float) -> None:
         """Keep a step that helped, give up one that did not or that harms; else wait for more evidence."""
@@ -49,7 +55,10 @@ class Proving:
         judgement = verification.judge_step(track.incident, step, self._history, baseline, now, late_s=track.late_s)
         verdict = judgement.verdict if judgement is not None else Verdict.UNDECIDED
         start = verification.sample_start(track.incident, step, track.late_s)
-        if why := self._harm(track, step, now, decided=verdict is Verdict.RECOVERED):
+        decided = verdict is Verdict.RECOVERED
+        if decided and not self._room(now):
+            return  # it is not kept before its neighbours were looked at
+        if why := self._harm(track, step, now, decided=decided):
             self._start(track, self._treatment.fail(track, why, judgement))
             return
         if judgement is not None and verdict is Verdict.RECOVERED:
@@ -85,11 +94,26 @@ class Proving:
 
     def _harm(self, track: Track, step: Step, now: float, *, decided: bool) -> str:
         """Return whom the step hurt, "" when nobody; looked at once a second, and before it is kept."""
-        if not decided and now - track.harm_at < HARM_S:
+        if not decided and (now - track.harm_at < self._pause() or not self._room(now)):
             return ""
         track.harm_at = now
+        self._looked = (now, self._looked[1] + 1 if self._looked[0] == now else 1)
         living = [t.incident for t in self._tracks.values() if t is not track and t.incident.is_open]
         others = [incident.cause for incident in living if incident.cause is not None]
         topology, baseline = self._s.mesh.topology, self._s.detector.baseline
-        found = harm.harmed(track.incident, step, self._history, baseline, topology=topology, others=others, now=now)
+        if track.ill is None or track.ill[0] != step.overlay:
+            track.ill = (step.overlay, harm.ill(track.incident, step, self._history, baseline))
+        sick = track.ill[1]
+        found = harm.harmed(
+            track.incident, step, self._history, baseline, topology=topology, others=others, now=now, sick=sick
+        )
         return harm.told(found) if found else ""
+
+    def _room(self, now: float) -> bool:
+        """Tell whether another look has room in this tick."""
+        return self._looked[0] != now or self._looked[1] < LOOKS
+
+    def _pause(self) -> float:
+        """Return how long each step in force waits for its next look, so that all have their turn, seconds."""
+        waiting = sum(track.incident.stage is Stage.VERIFYING for track in self._tracks.values())
+        return max(HARM_S, waiting * self._tick_s / LOOKS)

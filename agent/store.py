@@ -139,10 +139,15 @@ class Store:
 
         return tuple(INCIDENT.validate_json(document) for document in await self._with(take))
 
-    async def latest(self, limit: int) -> tuple[Incident, ...]:
-        """Return the newest `limit` incidents of all agents, newest first."""
-        newest = select(INCIDENTS.c.document).order_by(INCIDENTS.c.opened_at.desc(), INCIDENTS.c.id).limit(limit)
-        return await self._incidents(newest, aside=True)
+    async def latest(self, limit: int, besides: Collection[str] = ()) -> tuple[Incident, ...]:
+        """Return those of the newest `limit` incidents of all agents that are not among `besides` (ids), newest first."""
+        newest = select(INCIDENTS.c.id, INCIDENTS.c.document).order_by(INCIDENTS.c.opened_at.desc(), INCIDENTS.c.id)
+
+        def read(db: Connection) -> tuple[Incident, ...]:
+            rows = db.execute(newest.limit(limit)).all()
+            return tuple(INCIDENT.validate_json(row.document) for row in rows if row.id not in besides)
+
+        return await self._with(read, aside=True)
 
     async def get(self, name: str) -> Incident | None:
         """Return one incident by id, None when there is none."""

@@ -9,6 +9,7 @@ from typing import Any
 from agent.codec import Event
 from agent.incidents import Incident
 from models.localise import Evidence
+from models.signals import Series
 
 
 @dataclass(slots=True, eq=False)
@@ -19,7 +20,7 @@ class Track:
     incident read back after a restart is not acted on before). `busy`: a task works on it. `bad_at`: when users last
     saw the fault. `told_at`: when its cause was last
     told. `own_at`: when its cause itself last showed a symptom. `doubt_until`: while set, the cause is to be named anew before anything is planned. `late_s`: how late telemetry came at
-    most since the step was taken. `harm_at`: when its neighbours were last looked at. `muted_until`: while set, symptoms of its cause are its
+    most since the step was taken. `harm_at`: when its neighbours were last looked at; `ill`: an overlay, and who was ill before it was laid. `muted_until`: while set, symptoms of its cause are its
     own (its breaker is half-open). `evidence`: what its causes were named from. `renewed_at`: last proof that its
     overlay lives. `considered_at`: when it was last planned for, or asked about its interlocks. `unsaved`: timeline lines not yet stored.
     """
@@ -41,6 +42,7 @@ class Track:
     recover: bool = False
     unmuted: bool = False
     harm_at: float = 0.0
+    ill: tuple[str, frozenset[Series]] | None = None
     considered_at: float = 0.0
     muted_until: float = 0.0
     evidence: Evidence | None = None

@@ -31,15 +31,18 @@ from models.signals import Series
 MAX_CAUSES_PER_TICK: Final = 4
 CROWD: Final = 50
 MAX_POOL: Final = 60
-"""With so many undecided incidents this is the most anomalies thought about at once, lest a tick take seconds. However many symptoms
-a few incidents have are always seen together: their cause may lie in any of them."""
+"""With so many undecided incidents this is the most new anomalies thought about at once, lest a tick take seconds. However many
+symptoms a few incidents have are always seen together: their cause may lie in any of them."""
+
+MAX_KNOWN: Final = 12
+"""So many symptoms of incidents that wait are thought about again in each tick of a crowd: a little always, never much at once."""
 
 SECOND_THOUGHTS_S: Final = 1.0
 """A change of mind is told at most this often per incident."""
 
 URGENT_S: Final = 2.0
 PONDER_S: Final = 0.5
-"""An incident older than `URGENT_S` that still has no plan is thought about this often only: thinking costs."""
+"""A few incidents older than `URGENT_S` that still have no plan are thought about this often only: thinking costs."""
 
 FADING_S: Final = 10.0
 """For this long after the last symptom at the cause itself, what only fades away elsewhere names no other cause, seconds."""
@@ -126,10 +129,11 @@ class Triage:
     def _name(self, pool: list[Anomaly], now: float) -> None:
         """Name causes until the pool is empty or nothing more stands out."""
         thinking = [track for track in self._tracks.values() if thinks(track)]
-        if pool and not self._worth_thinking(thinking, now):
+        crowd = len(thinking) >= CROWD
+        if pool and not crowd and not self._worth_thinking(thinking, now):
             self._wait_their_turn(thinking, pool, now)
             return
-        pool, later = self._some(pool, thinking) if len(thinking) >= CROWD else (pool, [])
+        pool, later = self._some(pool, thinking) if crowd else (pool, [])
         named: dict[str, Track] = {}
         split = ""
         for _ in range(MAX_CAUSES_PER_TICK):
@@ -190,15 +194,15 @@ class Triage:
 
         What belongs to none of them comes first: a new fault does not wait behind a thousand known ones.
         """
-        if len(pool) <= MAX_POOL:
+        if len(pool) <= MAX_KNOWN:
             return pool, []
         known = _keys(a for track in thinking for a in track.incident.anomalies)
         new = [a for a in pool if (a.series, a.signal) not in known][:MAX_POOL]
         old = sorted(without(pool, new), key=lambda a: (about(a, self._mesh.topology), a.series, a.signal))
-        room = MAX_POOL - len(new)
-        self._turn = (self._turn + room) % len(old)
-        old = old[self._turn :] + old[: self._turn]
-        return [*new, *old[:room]], old[room:]
+        start = self._turn if self._turn < len(old) else 0
+        self._turn = start + MAX_KNOWN
+        old = old[start:] + old[:start]
+        return [*new, *old[:MAX_KNOWN]], old[MAX_KNOWN:]
 
     def _wait_their_turn(self, thinking: list[Track], later: list[Anomaly], now: float) -> None:
         """Keep alive whose symptoms were left for a later tick: that is no sign that they are over."""

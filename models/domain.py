@@ -6,9 +6,12 @@ the mesh treats the short name as living in its default namespace. A *version* i
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
+from typing import Final
 
 
 class Health(StrEnum):
@@ -102,7 +105,7 @@ class Topology:
 
     def of(self, service: str) -> tuple[Instance, ...]:
         """Return the instances of `service` (empty when unknown)."""
-        return tuple(i for i in self.instances if i.service == service)
+        return _members(self.instances, service)
 
     def at(self, endpoint: str) -> Instance | None:
         """Return the instance behind `address:port`, or None."""
@@ -110,8 +113,51 @@ class Topology:
 
     def callees(self, service: str) -> frozenset[str]:
         """Return the services that `service` calls."""
-        return frozenset(e.callee for e in self.edges if e.caller == service)
+        return _neighbours(self.edges)[1].get(service, frozenset())
 
     def callers(self, service: str) -> frozenset[str]:
         """Return the services that call `service`."""
-        return frozenset(e.caller for e in self.edges if e.callee == service)
+        return _neighbours(self.edges)[0].get(service, frozenset())
+
+
+@dataclass(slots=True, eq=False)
+class _Asked:
+    """The instances of a topology that was asked about, and, from the second time on, who is whose."""
+
+    instances: tuple[Instance, ...]
+    by_service: dict[str, tuple[Instance, ...]] | None = None
+
+
+FEW: Final = 64
+"""So many instances are looked through sooner than sorted by service."""
+
+_ASKED: Final[deque[_Asked]] = deque(maxlen=4)
+"""The topologies of late; a mesh has one, which is asked thousands of times a second while much is wrong."""
+
+
+def _members(instances: tuple[Instance, ...], service: str) -> tuple[Instance, ...]:
+    found = next((one for one in _ASKED if one.instances is instances), None) if len(instances) > FEW else None
+    if found is None:
+        if len(instances) > FEW:
+            _ASKED.append(_Asked(instances))
+        return tuple(i for i in instances if i.service == service)
+    if found.by_service is None:
+        sorted_: dict[str, list[Instance]] = {}
+        for one in instances:
+            sorted_.setdefault(one.service, []).append(one)
+        found.by_service = {name: tuple(members) for name, members in sorted_.items()}
+    return found.by_service.get(service, ())
+
+
+@lru_cache(maxsize=4)
+def _neighbours(edges: frozenset[Edge]) -> tuple[dict[str, frozenset[str]], dict[str, frozenset[str]]]:
+    """Return each service's callers, and its callees."""
+    callers: dict[str, set[str]] = {}
+    callees: dict[str, set[str]] = {}
+    for edge in edges:
+        callers.setdefault(edge.callee, set()).add(edge.caller)
+        callees.setdefault(edge.caller, set()).add(edge.callee)
+    return (
+        {name: frozenset(them) for name, them in callers.items()},
+        {name: frozenset(them) for name, them in callees.items()},
+    )

@@ -42,7 +42,7 @@ class Cells:
         """Return the cells of latency arrays; one of a wrong shape says nothing."""
         if not rows:
             return cls(_EMPTY, _EMPTY, _EMPTY)
-        dense = np.stack([row if row.shape == (BUCKETS,) else _NOTHING for row in rows])
+        dense = np.concatenate([row if row.shape == (BUCKETS,) else _NOTHING for row in rows]).reshape(-1, BUCKETS)
         row, bucket = np.nonzero(dense)
         return cls(row, bucket, dense[row, bucket])
 

@@ -102,8 +102,8 @@ def neighbours_worse(
     worse: list[Worse] = []
     for series, outcomes in looks:
         for signal in (Signal.ERRORS, Signal.LATENCY):
-            known = baselines(series, signal)
-            if known is None:
+            known = baselines(series, signal) if outcomes.errors or signal is not Signal.ERRORS else None
+            if known is None or (signal is Signal.LATENCY and not _slow(known, outcomes)):
                 continue
             judgement = judge(known, outcomes, signal, elapsed_s)
             if judgement.verdict is Verdict.STILL_BAD and judgement.p_value * 2 * len(looks) < 1 / ODDS:
@@ -127,6 +127,12 @@ def bad_of(baseline: Baseline, seen: Outcomes, signal: Signal) -> tuple[int, int
             return int(seen.latency[edge + 1 :].sum()), int(seen.latency.sum())
         case Signal.TRAFFIC | Signal.SATURATION:
             return 0, 0
+
+
+def _slow(baseline: Baseline, seen: Outcomes) -> bool:
+    """Tell whether latency is clearly bad: what `judge` says, without the figures that few of very many are asked for."""
+    slow, total = bad_of(baseline, seen, Signal.LATENCY)
+    return _sprt(slow, total, TOLERATED_SLOW, BAD_SLOW)[0] is Verdict.STILL_BAD
 
 
 def _slow_edge(baseline: Baseline) -> int | None:

@@ -15,7 +15,7 @@ from agent.loop import MOST_CONSIDERED
 from agent.mesh import MeshView
 from agent.ports import Diagnosis, Since
 from agent.track import Track
-from agent.triage import CROWD, MAX_POOL, MOST_ENDS, URGENT_S, Triage
+from agent.triage import CROWD, MAX_KNOWN, MAX_POOL, MOST_ENDS, URGENT_S, Triage
 from models.domain import Edge, Topology
 from models.incident import Anomaly, Cause, CauseKind, Signal, Stage
 from models.overlay import ShiftTraffic
@@ -115,13 +115,13 @@ async def test_a_crowd_is_thought_about_in_turns_and_nobody_is_left_out(world: W
     """Of very many symptoms a part is thought about in a tick; within a few ticks each had its turn, and no incident ended or began."""
     await world.begin()
     crowd = Crowd(world, MANY)
-    turns = -(-MANY * EACH // MAX_POOL)
+    turns = -(-MANY * EACH // MAX_KNOWN)
     firsts: list[list[str]] = []
     for _ in range(turns):
         before = len(crowd.thought)
         crowd.turn()
         firsts.append(crowd.thought[before])
-    assert max(len(pool) for pool in crowd.thought) == MAX_POOL
+    assert max(len(pool) for pool in crowd.thought) == MAX_KNOWN
     assert {service for pool in firsts for service in pool} == {name(n) for n in range(MANY)}
     assert sorted(crowd.tracks) == [name(n) for n in range(MANY)]
 
