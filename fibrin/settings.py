@@ -66,7 +66,7 @@ def read(
     prefix = f"FIBRIN_{section.upper()}_"
     sources: list[tuple[str, Mapping[str, object]]] = [
         (str(config or env.get("FIBRIN_CONFIG") or ""), _from_file(section, config, env)),
-        ("environment", {k.removeprefix(prefix).lower(): v for k, v in env.items() if k.startswith(prefix)}),
+        ("environment", {k.removeprefix(prefix).lower(): _said(v) for k, v in env.items() if k.startswith(prefix)}),
         ("flag", {k: v for k, v in flags.items() if v is not None}),
     ]
     for source, found in sources:
@@ -91,6 +91,16 @@ def read(
         hint="correct the values named above; flags win over environment, environment over file",
         problems=tuple(problems),
     )
+
+
+def _said(text: str) -> object:
+    """Return an environment variable's value: a list or mapping where it is written as one (JSON, or YAML in one line)."""
+    if text[:1] not in {"[", "{"}:
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:  # some other text that begins so; the field's type says what it should be
+        return text
 
 
 def _from_file(section: str, config: Path | None, env: Mapping[str, str]) -> Mapping[str, object]:

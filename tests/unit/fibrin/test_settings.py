@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.settings import AgentSettings
 from fibrin import settings
 from models.errors import InvalidInput
 
@@ -52,6 +53,16 @@ def test_a_broken_file_is_refused(tmp_path: Path, text: str, message: str) -> No
     config.write_text(text)
     with pytest.raises(InvalidInput, match=message):
         settings.read("control", Shape, flags={"state_dir": tmp_path}, env={}, config=config)
+
+
+@pytest.mark.parametrize("text", ['["a.yaml", "b"]', "[a.yaml, b]"])
+def test_the_environment_can_say_lists(tmp_path: Path, text: str) -> None:
+    """A setting with several values is written as in the file, in one line; text that is no list is told from it."""
+    got = settings.read("agent", AgentSettings, flags={"state_dir": tmp_path}, env={"FIBRIN_AGENT_PLAYBOOKS": text})
+    assert got.playbooks == (Path("a.yaml"), Path("b"))
+    with pytest.raises(InvalidInput) as caught:
+        settings.read("agent", AgentSettings, flags={"state_dir": tmp_path}, env={"FIBRIN_AGENT_PLAYBOOKS": "[a"})
+    assert [problem.source for problem in caught.value.problems] == ["environment"]
 
 
 def test_the_state_directory_comes_from_flag_then_environment() -> None:
