@@ -62,19 +62,22 @@ class Acting:
         assert step is not None
         if token is None:  # lost between the gate and here
             return Attempt(Ending.NOT_NOW)
+        self._t.planner.acted(track.incident, step, self._t.clock())  # from here on it counts for whoever asks next
         text = f"step {track.incident.step + 1}: {step.name}: {story.deed(step.change)}"
         self._scribe.move(track, Stage.ACTING, text)
-        if broken := await self._scribe.save(track):
+        if broken := await self._scribe.save(track, ledger=True):
+            self._t.planner.not_acted(step)
             why = f"the incident cannot be stored ({broken})"
             await self._scribe.escalate(track, why, str(Interlock.AUDIT))
             return Attempt(Ending.NOT_NOW)
         record = decision_json(track.incident, around, token)
         if not await self._scribe.record("act", track, record, first=True):
+            self._t.planner.not_acted(step)
             why = f"the audit log cannot be written ({self._t.chronicle.broken})"
             await self._scribe.escalate(track, why, str(Interlock.AUDIT))
             return Attempt(Ending.NOT_NOW)
         if (stop := block()) is not None:  # writing took a moment in which somebody may have said stop
-            return await self._stopped(track, stop.reason)
+            return await self._stopped(track, step, stop.reason)
         order = Order(
             id=step.overlay,
             change=step.change,
@@ -90,10 +93,11 @@ class Acting:
             return await self._not_laid(track, step, error)
         return await self._laid(track, step)
 
-    async def _stopped(self, track: Track, why: str) -> Attempt:
+    async def _stopped(self, track: Track, step: Step, why: str) -> Attempt:
+        self._t.planner.not_acted(step)
         self._scribe.move(track, Stage.PLANNED, f"not done: {why}")
         await self._scribe.record("act-failed", track, {"why": why})
-        await self._scribe.save(track)
+        await self._scribe.save(track, ledger=True)
         return Attempt(Ending.NOT_NOW, why)
 
     async def _not_laid(self, track: Track, step: Step, error: FibrinError) -> Attempt:
@@ -102,14 +106,15 @@ class Acting:
         if isinstance(error, Conflict | Unavailable) and track.attempts < MAX_ATTEMPTS:
             if isinstance(error, Conflict):
                 self._t.fence.lost()
+            self._t.planner.not_acted(step)
             track.retry_at = self._t.clock() + (RETRY_S if isinstance(error, Conflict) else RETRY_S / 4)
             self._scribe.move(track, Stage.PLANNED, f"not done, tries again: {error.message}")
-            await self._scribe.save(track)
+            await self._scribe.save(track, ledger=True)
             return Attempt(Ending.NOT_NOW, error.message)
         self._scribe.note(track, f"refused: {error}")
         now = self._t.clock()
         track.incident = with_step(track.incident, replace(step, ended_at=now, verdict="refused"))
-        self._t.planner.ended(step, helped=False, learn=False)
+        self._t.planner.not_acted(step)
         return Attempt(Ending.REFUSED, f"{step.name} was refused: {error.message}")
 
     async def _laid(self, track: Track, step: Step) -> Attempt:

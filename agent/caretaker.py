@@ -5,8 +5,9 @@ What a person does to an overlay of ours, or in the same place, is an order: the
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -18,11 +19,16 @@ from agent.probing import Prober
 from agent.scribe import Tools
 from agent.track import Start, Track
 from agent.treatment import Treatment
-from models.errors import FibrinError
+from agent.witness import OURS
+from models.domain import ChangeKind
+from models.errors import Broken, FibrinError
 from models.incident import Stage
 from models.overlay import Owner, slot
 
 log = structlog.get_logger(__name__)
+
+YIELDS: Final = "yields"
+"""Under this name the places that belong to people for a while are kept."""
 
 
 class Caretaker:
@@ -49,12 +55,14 @@ class Caretaker:
         self._yields: dict[tuple[str, ...], float] = {}
         self._renewed_at = 0.0
         self._checked_at = 0.0
+        self._witnessed = 0  # the last change event that was looked at
 
     def keep(self, now: float) -> None:
         """Do what is due at `now` (one turn of the loop)."""
         mesh, settings = self._mesh, self._t.settings
         if self._t.chronicle.due(now):
             self._spawn("audit", self._t.chronicle.flush())
+        self._removed(now)
         if mesh.overlays_at > self._checked_at:
             self._checked_at = mesh.overlays_at
             for track in list(self._tracks.values()):
@@ -62,7 +70,7 @@ class Caretaker:
         for track in list(self._tracks.values()):
             if (work := self._prober.turn(track, now)) is not None:
                 self._spawn(f"look {track.incident.id}", work)
-        if now - self._renewed_at >= settings.lease_s / 3 and not settings.observe_only:
+        if not 0 <= now - self._renewed_at < settings.lease_s / 3 and not settings.observe_only:
             self._renewed_at = now
             if self._t.fence.token is not None:
                 for track in [t for t in self._tracks.values() if _holds(t.incident)]:
@@ -94,6 +102,37 @@ class Caretaker:
             return f"released: {cause.subject} does not exist any more"
         return ""
 
+    async def begin(self) -> None:
+        """Remember the places that people took over before this process began, or while another agent led."""
+        if (kept := await self._t.store.recall(YIELDS, shared=True)) is not None:
+            self._yields |= {tuple(place): until for place, until in json.loads(kept)}
+
+    def _removed(self, now: float) -> None:
+        """Find in the control plane's own account what people removed of ours, also while no agent was there to see it."""
+        for change in self._mesh.changes_since(self._witnessed):  # all, when the control plane began a new count
+            self._witnessed = change.sequence
+            if change.kind is not ChangeKind.OVERLAY or change.actor in OURS:
+                continue
+            for track in self._tracks.values():
+                step, closed = track.incident.current, track.closed_at()
+                if step is None or change.subject != f"Overlay/{step.overlay}" or 0 < closed <= change.at:
+                    continue
+                self._spawn("yield", self._yield(slot(step.change), change.at, now))
+
+    async def _give_way(self, track: Track, place: tuple[str, ...], now: float, why: str) -> None:
+        await self._yield(place, now, now)
+        await self._treatment.observe(track, why)
+
+    async def _yield(self, place: tuple[str, ...], since: float, now: float) -> None:
+        """Leave a place to people for a while, over `kill -9` too."""
+        self._yields = {known: until for known, until in self._yields.items() if until > now}
+        self._yields[place] = max(since + self._t.settings.yield_s, self._yields.get(place, 0.0))
+        try:
+            await self._t.store.remember(YIELDS, json.dumps(list(self._yields.items())).encode(), shared=True)
+        except Broken as error:
+            metrics.STORE_FAILED.inc()
+            log.warning("store.failed", what=YIELDS, error=error.message, hint=error.hint)
+
     async def _renew(self, track: Track) -> None:
         step, token = track.incident.current, self._t.fence.token
         if step is None or token is None:
@@ -117,7 +156,7 @@ class Caretaker:
         person = next((o for o in mesh.overlays if o.owner is Owner.PERSON and slot(o.change) == mine), None)
         if person is None and any(o.id == step.overlay for o in mesh.overlays):
             return
-        expired = person is None and now - track.renewed_at >= self._t.settings.lease_s
+        expired = person is None and not 0 <= now - track.renewed_at < self._t.settings.lease_s
         if person is not None:
             why = f"{person.actor or 'a person'} laid {person.id} in the same place: the agent yields"
         elif expired:
@@ -127,9 +166,9 @@ class Caretaker:
         if not expired:
             metrics.YIELDED.inc()
         if track.incident.is_open:
-            if not expired:
-                self._yields[mine] = now + self._t.settings.yield_s
-            self._start(track, self._treatment.observe(track, why))
+            self._start(
+                track, self._treatment.observe(track, why) if expired else self._give_way(track, mine, now, why)
+            )
         else:
             self._start(track, self._treatment.let_go(track, why.replace("the agent yields", "let go")))
 

@@ -34,9 +34,9 @@ def thinks(track: Track) -> bool:
 
 
 def asks(incident: Incident) -> bool:
-    """Tell whether a plan waits for a person (or only watches), with nothing done so far."""
+    """Tell whether a plan waits for a person's word (or only watches), with nothing done so far."""
     waits = incident.stage is Stage.PLANNED and incident.mode in {Mode.SHADOW, Mode.APPROVE}
-    return waits and not any(step.acted_at for step in incident.steps)
+    return waits and not incident.approved_by and not any(step.acted_at for step in incident.steps)
 
 
 def without(pool: Iterable[Anomaly], mine: Iterable[Anomaly]) -> list[Anomaly]:

@@ -6,14 +6,15 @@ from dataclasses import replace
 from typing import Final
 
 from agent import metrics, story
-from agent.gates import Block
+from agent.gates import Interlock
 from agent.incidents import Incident, timed
 from agent.ports import Circumstances, Draft
-from agent.scribe import Scribe, Tools
+from agent.scribe import Gate, Scribe, Tools
 from agent.settings import stricter
 from agent.track import Track
 from models.domain import Health, Topology
 from models.incident import Cause, CauseKind, Stage
+from models.overlay import slot
 from playbooks.schema import Mode
 
 OBSERVE_ONLY: Final = "observe-only"
@@ -23,6 +24,9 @@ APPROVE: Final = "approve"
 
 ASKED: Final = frozenset({APPROVE, f"page {APPROVE}", SHADOW})
 """What was told of a plan that waits for a person; forgotten when there is another plan."""
+
+HARMED: Final = "harmed"
+"""The verdict on a step that made a neighbour worse."""
 
 LIVE_S: Final = 0.5
 """Symptoms seen within this time count as seen now, seconds."""
@@ -50,7 +54,7 @@ class Deciding:
                 return False
             await self._scribe.escalate(track, "no step of the playbook helped", "exhausted")
             return False
-        if incident.about == incident.cause.key and incident.step + 1 < len(incident.steps):
+        if incident.about == incident.cause.key and following(incident) is not None:
             await self.go_on(track)
             return True
         ledger = self._t.planner.save()
@@ -73,6 +77,8 @@ class Deciding:
             ),
             step=len(taken),
             about=incident.cause.key,
+            approved_by="",  # whoever approved saw another plan
+            planned_at=self._t.clock(),
         )
         track.incident = timed(track.incident, "planned", self._t.clock())
         first = draft.steps[0]
@@ -93,7 +99,9 @@ class Deciding:
 
     async def go_on(self, track: Track) -> None:
         """Go to the plan's next step (there is one), which a person approves anew where asked."""
-        track.incident = replace(track.incident, step=track.incident.step + 1, approved_by="")
+        chosen = following(track.incident)
+        assert chosen is not None
+        track.incident = replace(track.incident, step=chosen, approved_by="", planned_at=self._t.clock())
         track.attempts, track.retry_at = 0, 0.0
         track.paged -= {APPROVE, f"page {APPROVE}"}
         self._scribe.move(track, Stage.PLANNED, f"next step: {deed(track.incident)}")
@@ -110,8 +118,9 @@ class Deciding:
             return SHADOW in track.paged
         return incident.mode == Mode.APPROVE and not incident.approved_by and f"page {APPROVE}" in track.paged
 
-    async def may(self, track: Track, block: Block | None) -> bool:
+    async def may(self, track: Track, around: Circumstances, gate: Gate) -> bool:
         """Tell whether the planned step may be taken now; if not, say why, once."""
+        self._temper(track, around)
         settings, incident = self._t.settings, track.incident
         if settings.observe_only:
             await self._scribe.wait(track, OBSERVE_ONLY, "the agent only observes: nothing is done", page=False)
@@ -122,7 +131,7 @@ class Deciding:
         if incident.mode == Mode.APPROVE and not incident.approved_by:
             await self._scribe.wait(track, APPROVE, f"waits for approval to {deed(incident)}", page=True)
             return False
-        if block is None:
+        if (block := gate()) is None:
             return await self._held_down(track)
         if block.final:
             await self._scribe.escalate(track, block.reason, str(block.interlock))
@@ -136,12 +145,23 @@ class Deciding:
         await self._scribe.wait(track, str(block.interlock), f"waits: {block.reason}", page=late)
         return False
 
+    def _temper(self, track: Track, around: Circumstances) -> None:
+        """Let a plan be no bolder than its playbook, the settings and the agent's record allow by now."""
+        incident, ceiling = track.incident, self._t.settings.mode
+        own, why = self._t.planner.boldness(incident, around)
+        mode = stricter(Mode(incident.mode), stricter(own, ceiling))
+        if mode == incident.mode:
+            return
+        why = f"agent.mode is {ceiling}" if mode == ceiling else why or f"{incident.playbook} says so now"
+        track.incident = replace(incident, mode=str(mode))
+        self._scribe.note(track, f"goes on in mode {mode}: {why}", mode=str(mode))
+
     async def _held_down(self, track: Track) -> bool:
         """Every interlock is open: act, unless the step first waits whether it passes by itself."""
         incident, now = track.incident, self._t.clock()
         step = incident.current
         before = max((each.ended_at for each in incident.steps), default=0.0)
-        began = max(incident.times.get("planned", now), before)
+        began = max(incident.planned_at or incident.times.get("planned", now), before)
         passing = now - track.live_at > LIVE_S  # not seen right now: it may be passing
         if step is not None and step.hold_down_s and (passing or now < began + step.hold_down_s):
             track.blocked_at = track.blocked_at or now  # the guards are asked anew until it is over
@@ -169,7 +189,14 @@ class Deciding:
             return
         number = await self._t.decisions.write(track.incident, draft, around, ledger, track.evidence)
         track.incident = replace(track.incident, decision=number)
-        await self._scribe.escalate(track, reason, "no-playbook")
+        await self._scribe.escalate(track, reason, str(Interlock.STORM) if draft.storm else "no-playbook")
+
+
+def following(incident: Incident) -> int | None:
+    """Return the plan's next step, None when there is none: a larger dose of what harmed is not tried."""
+    harmful = {slot(step.change) for step in incident.steps if step.verdict == HARMED}
+    later = range(incident.step + 1, len(incident.steps))
+    return next((index for index in later if slot(incident.steps[index].change) not in harmful), None)
 
 
 def _relieved(cause: Cause | None, topology: Topology) -> bool:

@@ -52,6 +52,13 @@ class History:
         while self._coarse and self._coarse[0].at < at - HORIZON_S:
             self._coarse.popleft()
 
+    def forget(self, now: float) -> None:
+        """Begin anew at `now`, which may lie before what came in: the clock went back."""
+        self._fine.clear()
+        self._coarse.clear()
+        self._seen_at = np.minimum(self._seen_at, now)
+        self._now = self._swept_at = now
+
     def last_seen(self, series: Series) -> float:
         """Return when a reported or watched series last had outcomes (Unix s, 0 when never)."""
         mine = self._members.get(series, ())

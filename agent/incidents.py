@@ -89,7 +89,7 @@ class Incident:
     than that it did not help. `approved_by`, `paused` and `aborted` are a person's name and reason ("" without such an
     order). `merged_into` is the incident about the same cause that took this one over, `merged` are those it
     took over itself, `split_from` is the incident whose cause did not explain these symptoms. `decision` is the audit record of its plan (0: none). `held` tells that the incident still keeps its overlay alive.
-    `about` is the key of the cause that the plan is for, `refuted` are the keys of causes whose plan did not help.
+    `about` is the key of the cause that the plan is for, `planned_at` when the step that waits was planned (Unix s), `refuted` are the keys of causes whose plan did not help.
     `times` are the first times of: onset, detected, correlated, planned, acted, acked, recovered, verified, closed.
     """
 
@@ -117,6 +117,7 @@ class Incident:
     split_from: str = ""
     decision: int = 0
     about: str = ""
+    planned_at: float = 0.0
     refuted: tuple[str, ...] = ()
     times: Mapping[str, float] = field(default_factory=dict)
     history: tuple[Moment, ...] = ()

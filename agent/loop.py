@@ -17,21 +17,19 @@ import structlog
 from agent import metrics, verification
 from agent.caretaker import Caretaker
 from agent.correlate import Symptoms
-from agent.gates import Block, Interlock, Situation, check
 from agent.history import History
 from agent.incidents import Incident
 from agent.inheritance import Inheritance
-from agent.mesh import fullness
+from agent.lookout import Lookout
 from agent.people import People
-from agent.ports import Circumstances
 from agent.proving import Proving
-from agent.scribe import Gate, Tools
+from agent.scribe import Tools
 from agent.senses import Senses
 from agent.track import Track
 from agent.treatment import Treatment
 from agent.triage import Triage
 from models.frame import Frame
-from models.incident import TERMINAL, Anomaly, Cause, Signal, Stage
+from models.incident import TERMINAL, Anomaly, Signal, Stage
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +44,9 @@ REQUESTED: Final = frozenset({Signal.ERRORS, Signal.LATENCY})
 MOST_CONSIDERED: Final = 50
 """Incidents that are planned for, or asked about their interlocks, in one tick."""
 
-WITNESS_S: Final = 3.0
+BACK_S: Final = 1.0
+"""A clock that went back by less than this was only set right."""
+
 MAX_FAILURES: Final = 3
 NAMES_SHOWN: Final = 4
 
@@ -62,12 +62,10 @@ class HealingLoop:
         self._failures: dict[str, int] = {}
         self._due: list[Track] = []
         self._anomalies: tuple[Anomaly, ...] = ()
-        self._symptoms = Symptoms()
         self._led_with: int | None = None
-        self._fresh_since = 0.0
+        self._fresh_since = self._ticked_at = 0.0
         self._started = tools.clock()
         self.remembers_normal = False
-        self.blind: frozenset[str] = frozenset()
         self.history = History()
         self.treatment = Treatment(tools)
         self._caretaker = Caretaker(
@@ -99,6 +97,9 @@ class HealingLoop:
             withdraw=self._withdraw,
         )
 
+        self._lookout = Lookout(
+            tools, senses, self.history, person=self._caretaker.person, warm=lambda: self.warm, symptoms=Symptoms()
+        )
         self._inheritance = Inheritance(tools, tracks=self._tracks, treatment=self.treatment, triage=self._triage)
 
     # What the API shows
@@ -119,6 +120,11 @@ class HealingLoop:
         return self._anomalies
 
     @property
+    def blind(self) -> frozenset[str]:
+        """Return the sidecars whose telemetry cannot be trusted."""
+        return self._lookout.blind
+
+    @property
     def warm(self) -> bool:
         """Tell whether the agent has seen enough normal to act."""
         return self.remembers_normal or self._t.clock() - self._started >= self._t.settings.warm_up_s
@@ -134,6 +140,7 @@ class HealingLoop:
     async def start(self) -> None:
         """Take up the incidents of the previous process."""
         self._started = self._t.clock()
+        await self._caretaker.begin()
         await self._inheritance.begin(self._started)
 
     async def run(self) -> None:
@@ -174,10 +181,13 @@ class HealingLoop:
     def tick(self) -> None:
         """Take in what arrived and start what is due."""
         now = self._t.clock()
+        if now < self._ticked_at - BACK_S:
+            self._rewind(now)
+        self._ticked_at = now
         if self._t.store.shared and self._t.fence.token != self._led_with:
             self._led_with = self._t.fence.token
             if self._led_with is not None:
-                self._spawn("adopt", self._inheritance.adopt(now))
+                self._spawn("adopt", self._adopt(now))
         with metrics.TICKS.time():
             outcomes = Frame.of(self._s.sight.take_tick(now))
             self.history.add(now, outcomes)
@@ -185,13 +195,29 @@ class HealingLoop:
             self._begin_afresh(now)
             self._s.detector.update(now, outcomes, self._s.sight.saturation(now), lag_s=self._s.sight.lag(now))
             self._look(now)
-            self._symptoms = Symptoms(self._anomalies, self._s.mesh.topology)
-            self._triage.sort(self._symptoms, now)
+            self._lookout.symptoms = Symptoms(self._anomalies, self._s.mesh.topology)
+            self._triage.sort(self._lookout.symptoms, now)
             for track in list(self._tracks.values()):
                 self._forward(track, outcomes, now)
             self._consider(now)
             self._caretaker.keep(now)
             metrics.OPEN.set(sum(track.incident.is_open for track in self._tracks.values()))
+
+    async def _adopt(self, now: float) -> None:
+        """Go on where another agent led before."""
+        await self._caretaker.begin()
+        await self._inheritance.adopt(now)
+
+    def _rewind(self, now: float) -> None:
+        """The clock went back: deadlines run anew from now, lest they wait for a time that was there before."""
+        back = self._ticked_at - now
+        metrics.CLOCK_BACK.inc()
+        log.warning("clock.went_back", seconds=round(back, 3), hint="deadlines of open incidents begin anew")
+        self._t.timeline.add(now, "warning", f"the clock went back by {back:.1f} s: deadlines begin anew")
+        self.history.forget(now)
+        self._s.mesh.rewind(now)
+        for track in self._tracks.values():
+            track.rewind(now)
 
     def _begin_afresh(self, now: float) -> None:
         """A while after the control plane came back, untreated faults must alarm again, on evidence of since then."""
@@ -210,7 +236,7 @@ class HealingLoop:
                 self._t.timeline.add(now, "blind", f"no telemetry to be trusted from {_names(new)}")
             if back := self.blind - blind:
                 self._t.timeline.add(now, "seeing", f"telemetry is back from {_names(back)}")
-            self.blind = blind
+            self._lookout.blind = blind
             metrics.BLIND.set(len(blind))
         if blind:
             self._unseen(now)
@@ -259,8 +285,8 @@ class HealingLoop:
         chosen, self._due = sorted(self._due, key=lambda track: track.considered_at)[:MOST_CONSIDERED], []
         for track in chosen:
             track.considered_at = now
-            around = self._circumstances(track, now)
-            self._start(track, self.treatment.treat(track, around, self._gate(track)))
+            around = self._lookout.circumstances(track, now)
+            self._start(track, self.treatment.treat(track, around, self._lookout.gate(track)))
 
     def _obeys(self, track: Track) -> bool:
         """Carry out what a person ordered about an incident; False when nobody did."""
@@ -299,57 +325,6 @@ class HealingLoop:
 
     # Small parts
 
-    def _gate(self, track: Track) -> Gate:
-        return lambda: self._block(track)
-
-    def _block(self, track: Track) -> Block | None:
-        incident, mesh = track.incident, self._s.mesh
-        now = self._t.clock()
-        assert incident.cause is not None
-        block = check(
-            Situation(
-                cause=incident.cause,
-                witnesses=self.history.reporters(now - WITNESS_S, incident.cause.service),
-                topology=mesh.topology,
-                topology_known=mesh.known,
-                control_up=mesh.control_up,
-                fence=self._t.fence.token,
-                blind=self.blind,
-                reporters=self._s.sight.reporters(),
-                storm_share=self._storm(incident.cause),
-                storm_limit=self._t.settings.storm_share,
-                warm=self.warm,
-                audit_broken="",
-                person=self._caretaker.person(incident.current, now),
-                stopped=self._t.switch.stopped or _ordered(incident),
-                stale=mesh.stale(track.live_at, now),
-            )
-        )
-        stale = incident.step > 0 or track.blocked_at > 0  # else planned a moment ago
-        if block is None and incident.current is not None and stale:
-            why = self._t.planner.forbids(incident, incident.current, self._circumstances(track, now))
-            return Block(Interlock.GUARD, why, final=True) if why else None
-        return block
-
-    def _circumstances(self, track: Track, now: float) -> Circumstances:
-        mesh = self._s.mesh
-        return Circumstances(
-            topology=mesh.topology,
-            overlays=mesh.overlays,
-            storm_share=self._storm(track.incident.cause),
-            blind=self.blind,
-            now=now,
-            incident=track.incident.id,
-            anomalies=track.incident.anomalies,
-            saturation=fullness(self._s.sight.saturation(now), mesh.topology),
-            uncertified=self._t.uncertified(now),
-            budgets=self._t.budgets(),
-        )
-
-    def _storm(self, cause: Cause | None) -> float:
-        mesh = self._s.mesh
-        return self._symptoms.unexplained(cause, len(mesh.services)) if cause else 0.0
-
     def _watch_users(self, track: Track, outcomes: Frame, now: float) -> None:
         cause = track.incident.cause
         if cause is None or track.incident.stage not in {Stage.ACTING, Stage.VERIFYING}:
@@ -376,6 +351,7 @@ class HealingLoop:
             log.exception("incident.stretch_failed", incident=name, stage=str(track.incident.stage))
             self._failures[name] = self._failures.get(name, 0) + 1
             track.retry_at = self._t.clock() + 1.0
+            track.recover = track.recover or track.incident.stage is Stage.ACTING  # what was laid has to be asked for
             if self._failures[name] >= MAX_FAILURES and track.incident.stage not in TERMINAL:
                 await self.treatment.escalate(track, "the agent itself fails to go on; see its log", "internal")
         finally:
@@ -385,13 +361,6 @@ class HealingLoop:
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _ordered(incident: Incident) -> str:
-    """Return why a person's order about this incident forbids acting, "" when none does."""
-    if incident.aborted:
-        return f"aborted by {incident.aborted}"
-    return f"paused by {incident.paused}" if incident.paused else ""
 
 
 def _names(reporters: frozenset[str]) -> str:

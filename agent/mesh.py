@@ -74,6 +74,11 @@ class MeshView:
         self.away_since = self.away_since if self.told_down else now
         self.control_up, self.told_down = False, True
 
+    def rewind(self, now: float) -> None:
+        """Let no time lie ahead: the clock went back."""
+        self.away_since, self.overlays_at = min(self.away_since, now), min(self.overlays_at, now)
+        self.fresh_from = min(self.fresh_from, now)
+
     def stale(self, seen_at: float, now: float) -> str:
         """Return why a fault last seen at `seen_at` (Unix s) may be an absence's own doing, "" when it is none."""
         if now < self.fresh_from:
@@ -115,6 +120,13 @@ class MeshView:
     def changes(self, now: float) -> tuple[ChangeEvent, ...]:
         """Return the changes of the last half hour, oldest first."""
         return tuple(change for change in self._changes if change.at >= now - CHANGES_S)
+
+    def changes_since(self, sequence: int) -> tuple[ChangeEvent, ...]:
+        """Return the changes after `sequence`, oldest first; all of them when the control plane began a new count."""
+        last = self._changes[-1].sequence if self._changes else sequence
+        if last == sequence:
+            return ()
+        return tuple(change for change in self._changes if change.sequence > sequence or last < sequence)
 
     def forget_changes(self) -> None:
         """Start over (the control plane began a new count)."""

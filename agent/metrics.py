@@ -38,6 +38,7 @@ MITIGATION: Final = Histogram("fibrin_agent_mitigation_seconds", "Onset to signa
 CONTROL_ERRORS: Final = Counter("fibrin_agent_control_errors_total", "Calls to the control plane that failed", ["call"])
 CONTROL_UP: Final = Gauge("fibrin_agent_control_up", "1 while the control plane answers")
 FENCE: Final = Gauge("fibrin_agent_fence", "The fencing token held, 0 without one")
+CLOCK_BACK: Final = Counter("fibrin_agent_clock_back_total", "Times that the clock went back by more than a second")
 LEASES_LOST: Final = Counter("fibrin_agent_leases_lost_total", "Held overlays found gone", ["reason"])
 YIELDED: Final = Counter("fibrin_agent_yields_total", "Places left to a person")
 FAILURES: Final = Counter("fibrin_agent_task_failures_total", "Unexpected errors caught at a task's rim", ["task"])

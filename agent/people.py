@@ -81,7 +81,6 @@ class People:
         incident = track.incident
         if incident.stage is not Stage.PLANNED or incident.mode != Mode.APPROVE:
             raise _senseless("approve", incident, "it does not wait for approval")
-        track.blocked_at = track.blocked_at or self._t.clock()  # guards are asked anew: the plan has waited
         track.incident = replace(incident, approved_by=by, waiting="")
         self._treatment.note(track, f"approved by {by}")
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from agent.incidents import Incident, Step, Weighed
-from agent.ports import Circumstances, Consulted, Draft
+from agent.ports import Circumstances, Consulted, Draft, Objection
 from models.domain import Topology
 from models.incident import Cause, Signal
 from models.overlay import Overlay, target
@@ -14,7 +15,7 @@ from playbooks.actions import BlastRadius
 from playbooks.guards import Check, Context, GuardName, Limits, canary_checks
 from playbooks.ledger import CANARY, Entry, Ledger, Outcome
 from playbooks.memory import Memory
-from playbooks.planning import Plan, PlannedStep, VerifyTarget, plan, recheck
+from playbooks.planning import Plan, PlannedStep, VerifyTarget, mode, plan, recheck
 from playbooks.schema import Mode, Playbook, Severity
 
 DEFAULT_DEADLINE_S: Final = 10.0
@@ -61,17 +62,17 @@ class PlaybookPlanner:
         asked = (*(_consulted(c) for c in decision.checks), *_step_guards(chosen))
         if chosen is None:
             passing = any(r.guard in PASSING for r in decision.refusals)
-            return Draft("", Mode.AUTO, (), weighed, refusals, passing, page, asked)
+            storm = any(r.guard is GuardName.STORM for r in decision.refusals)
+            return Draft("", Mode.AUTO, (), weighed, refusals, passing, storm, page, asked)
         steps = tuple(_step(planned) for planned in chosen.steps)
         page = page or chosen.escalation.summary
         return Draft(chosen.playbook, chosen.mode, steps, weighed, refusals, page=page, guards=asked)
 
-    def forbids(self, incident: Incident, step: Step, circumstances: Circumstances) -> str:
-        """Return what forbids a planned step by now, "" when nothing does."""
-        cause = incident.cause
-        playbook = next((p for p in self._playbooks if p.name == incident.playbook), None)
+    def forbids(self, incident: Incident, step: Step, circumstances: Circumstances) -> Objection | None:
+        """Return what forbids a planned step by now, None when nothing does."""
+        cause, playbook = incident.cause, self._of(incident)
         if cause is None or playbook is None:
-            return f"playbook {incident.playbook} is not loaded any more"
+            return Objection(f"playbook {incident.playbook} is not loaded any more")
         planned = PlannedStep(
             name=step.name,
             change=step.change,
@@ -81,11 +82,19 @@ class PlaybookPlanner:
             blast_radius=BlastRadius(step.traffic_share, step.capacity_share, 0.0),
             reason=step.reason,
         )
-        found = recheck(planned, playbook, cause, self._context(circumstances))
-        return "; ".join(refusal.message for refusal in found)
+        context = self._context(circumstances)
+        found = recheck(planned, playbook, cause, replace(context, ledger=context.ledger.without(step.overlay)))
+        if not found:
+            return None
+        return Objection("; ".join(each.message for each in found), all(each.guard in PASSING for each in found))
+
+    def boldness(self, incident: Incident, circumstances: Circumstances) -> tuple[Mode, str]:
+        """Return how boldly the incident's playbook may act by now, and why; one that is gone is refused by `forbids`."""
+        playbook = self._of(incident)
+        return (Mode.AUTO, "") if playbook is None else mode(playbook, self._context(circumstances))
 
     def acted(self, incident: Incident, step: Step, at: float) -> None:
-        """Enter a laid step into the ledger."""
+        """Enter a step into the ledger: when it is about to be laid, and again when it was."""
         self._ledger = self._ledger.record(
             Entry(
                 id=step.overlay,
@@ -99,6 +108,10 @@ class PlaybookPlanner:
                 cause_service=incident.cause.service if incident.cause else "",
             )
         )
+
+    def not_acted(self, step: Step) -> None:
+        """Take a step that was not laid after all out of the ledger."""
+        self._ledger = self._ledger.without(step.overlay)
 
     def ended(self, step: Step, *, helped: bool, learn: bool = True) -> None:
         """Enter a step's outcome into the ledger; `learn`: it says something about the step."""
@@ -127,6 +140,9 @@ class PlaybookPlanner:
     def restore(self, state: bytes) -> None:
         """Continue with the ledger that `save` returned; raises InvalidInput when it cannot be read."""
         self._ledger = Ledger.loads(state.decode("utf-8", "replace"))
+
+    def _of(self, incident: Incident) -> Playbook | None:
+        return next((p for p in self._playbooks if p.name == incident.playbook), None)
 
     def _context(self, around: Circumstances) -> Context:
         return Context(

@@ -125,8 +125,17 @@ class Draft:
     considered: tuple[Weighed, ...] = ()
     refusals: tuple[str, ...] = ()
     passing: bool = False  # what stands against acting may pass by itself
+    storm: bool = False  # too much of the mesh is anomalous
     page: str = ""  # what to tell a person when there is no step, or none helped
     guards: tuple[Consulted, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """Why a planned step may not be taken now. `passing`: time may lift it, so it is worth waiting for."""
+
+    reason: str
+    passing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +165,20 @@ class Planner(Protocol):
         """Return what to do about `cause`. Pure but for the ledger it reads."""
         ...
 
-    def acted(self, incident: Incident, step: Step, at: float) -> None:
-        """Enter a laid step into the ledger."""
+    def forbids(self, incident: Incident, step: Step, circumstances: Circumstances) -> Objection | None:
+        """Return what forbids a planned step by now, None when nothing does."""
         ...
 
-    def forbids(self, incident: Incident, step: Step, circumstances: Circumstances) -> str:
-        """Return what forbids a planned step by now, "" when nothing does."""
+    def boldness(self, incident: Incident, circumstances: Circumstances) -> tuple[Mode, str]:
+        """Return how boldly the incident's playbook may act by now, and why it is not its own mode ("" when it is)."""
+        ...
+
+    def acted(self, incident: Incident, step: Step, at: float) -> None:
+        """Enter a step into the ledger: when it is about to be laid, and again when it was."""
+        ...
+
+    def not_acted(self, step: Step) -> None:
+        """Take a step that was not laid after all out of the ledger."""
         ...
 
     def ended(self, step: Step, *, helped: bool, learn: bool = True) -> None:

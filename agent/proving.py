@@ -59,7 +59,7 @@ class Proving:
         if decided and not self._room(now):
             return  # it is not kept before its neighbours were looked at
         if why := self._harm(track, step, now, decided=decided):
-            self._start(track, self._treatment.fail(track, why, judgement))
+            self._start(track, self._treatment.fail(track, why, judgement, harmed=True))
             return
         if judgement is not None and verdict is Verdict.RECOVERED:
             if self._holdouts.wanted(track.incident):

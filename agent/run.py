@@ -22,6 +22,7 @@ from agent import metrics
 from agent.actuators.control import ControlActuator
 from agent.actuators.hooks import HookActuator
 from agent.actuators.recorded import RecordedActuator
+from agent.actuators.switched import SwitchedActuator
 from agent.api import AgentApi
 from agent.audit import AuditLog, Keeping
 from agent.backend import Agent
@@ -114,7 +115,8 @@ async def _assemble(settings: AgentSettings, stack: AsyncExitStack) -> Agent:  #
     hooks = HookActuator(ControlActuator(client), settings.hooks)
     await hooks.start()
     stack.push_async_callback(hooks.stop)
-    actuator = RecordedActuator(hooks, chronicle, time.time)
+    switch = await _switch(settings, store)
+    actuator = RecordedActuator(SwitchedActuator(hooks, lambda: switch.stopped), chronicle, time.time)
     witness = Witness(chronicle, store)
     await witness.begin()
     receiver = OtlpReceiver(
@@ -126,7 +128,6 @@ async def _assemble(settings: AgentSettings, stack: AsyncExitStack) -> Agent:  #
         observer.expect((instance.id for instance in mesh.topology.instances), time.time())
 
     follower = Follower(client, actuator, mesh, timeline, clock=time.time, on_topology=on_topology, witness=witness)
-    switch = await _switch(settings, store)
     seen = Tap(observer)
 
     async def remark(name: str, text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -13,7 +13,7 @@ from agent import metrics
 from agent.actuators.base import Actuator
 from agent.chronicle import Chronicle, Who
 from agent.decision import Decisions
-from agent.gates import Block
+from agent.gates import Block, Interlock
 from agent.incidents import Datum, moved, noted
 from agent.ports import Clock, Fence, Pager, Planner
 from agent.records import step_json
@@ -27,6 +27,9 @@ from models.incident import Stage
 from models.objective import ErrorBudget
 
 log = structlog.get_logger(__name__)
+
+STORM_S: Final = 60.0
+"""A storm that goes on in this time, seconds, is the same one."""
 
 Gate = Callable[[], Block | None]
 """Looks at the situation of this very moment; None: all interlocks are open."""
@@ -55,10 +58,11 @@ class Tools:
 
 
 class Scribe:
-    """Moves incidents and writes them down. Holds no state of its own."""
+    """Moves incidents and writes them down. Holds no state of its own but when a storm last called a person."""
 
     def __init__(self, tools: Tools) -> None:
         self._t = tools
+        self._stormed_at = 0.0
 
     def move(self, track: Track, stage: Stage, message: str, **data: Datum) -> None:
         """Take the incident to `stage` and tell it (the caller saves)."""
@@ -100,9 +104,17 @@ class Scribe:
         if interlock:
             metrics.REFUSED.labels(interlock).inc()
         self.move(track, Stage.ESCALATED, f"a person is needed: {why}", interlock=interlock or None)
-        self._t.pager.page(track.incident, f"{track.incident.title}: {why}")
+        if interlock != Interlock.STORM or self._first_of_storm():
+            self._t.pager.page(track.incident, f"{track.incident.title}: {why}")
         await self.record("escalated", track, {"why": why, "interlock": interlock, "step": step_json(step)})
         await self.save(track)
+
+    def _first_of_storm(self) -> bool:
+        """Tell whether a storm calls a person with this incident: one page, however many incidents it has."""
+        now = self._t.clock()
+        first = not 0 <= now - self._stormed_at < STORM_S
+        self._stormed_at = now
+        return first
 
     async def observe(self, track: Track, why: str, who: Who | None = None) -> None:
         """Close an incident without a cure of ours."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +28,12 @@ log = structlog.get_logger(__name__)
 FILE: Final = "stop-acting"
 MEMORY: Final = "stop-acting"
 POLL_S: Final = 0.4
+
+TOUCHED_S: Final = 1.0
+"""A file whose time is not that of the order in it was touched by somebody."""
+
+LATER_S: Final = 0.001
+"""A new order is at least so much later than every known one, whatever clocks say: the last word of a person counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +60,11 @@ def read_file(place: Path) -> Order | None:
         return None
     except OSError as error:  # unreadable: the safe reading is stop
         return Order(stopped=True, why=f"{place} cannot be read ({error.strerror})", at=float("inf"))
-    return parse(text) or Order(stopped=True, who=f"the file {place.name}", why=text.strip()[:200], at=at)
+    order = parse(text)
+    if order is not None and abs(at - order.at) <= TOUCHED_S:
+        return order
+    why = "" if order is not None else text.strip()[:200]  # an order of ours that somebody touched since means stop too
+    return Order(stopped=True, who=f"the file {place.name}", why=why, at=at)
 
 
 def write_file(place: Path, order: Order) -> None:
@@ -65,6 +77,7 @@ def write_file(place: Path, order: Order) -> None:
     try:
         fresh.write_text(json.dumps(asdict(order)), encoding="utf-8")
         fresh.chmod(0o600)
+        os.utime(fresh, (order.at, order.at))
         fresh.replace(place)
     except OSError as error:
         raise Broken(f"{place} cannot be written: {error.strerror}", hint="check space and permissions") from error
@@ -94,8 +107,7 @@ class KillSwitch:
         """Return why nothing may be done, "" when the agent may act. Asked anew before every change."""
         if self._flag:
             return "stopped by the setting agent.stop_acting"
-        words = [order for order in (read_file(self._place), self._stored) if order is not None]
-        last = max(words, key=lambda order: (order.at, order.stopped), default=None)
+        last = self._last()
         return str(last) if last is not None and last.stopped else ""
 
     async def order(self, *, stop: bool, who: str, why: str) -> None:
@@ -108,7 +120,9 @@ class KillSwitch:
         if self._flag and not stop:
             hint = "remove the setting (flag, environment or file) and restart the agent"
             raise Conflict("agent.stop_acting is set: an order cannot take it back", hint=hint)
-        order = Order(stop, who, why, self._clock())
+        last = self._last()
+        known = last.at if last is not None and math.isfinite(last.at) else 0.0
+        order = Order(stop, who, why, max(self._clock(), known + LATER_S))
         self._stored = order  # holds from here on, whatever the disk says
         kept, problem = False, ""
         for keep in (self._to_file, self._to_store):
@@ -141,6 +155,10 @@ class KillSwitch:
         while True:
             await self.poll()
             await asyncio.sleep(POLL_S)
+
+    def _last(self) -> Order | None:
+        words = [order for order in (read_file(self._place), self._stored) if order is not None]
+        return max(words, key=lambda order: (order.at, order.stopped), default=None)
 
     async def _to_file(self, order: Order) -> None:
         await asyncio.to_thread(write_file, self._place, order)

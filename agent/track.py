@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 from agent.codec import Event
-from agent.incidents import Incident
+from agent.incidents import Incident, with_step
 from models.localise import Evidence
 from models.signals import Series
 
@@ -48,10 +48,25 @@ class Track:
     evidence: Evidence | None = None
     unsaved: list[Event] = field(default_factory=list)
 
+    def rewind(self, now: float) -> None:
+        """Let no time lie ahead: the clock went back."""
+        for name in _MOMENTS:
+            setattr(self, name, min(getattr(self, name), now))
+        incident, step = self.incident, self.incident.current
+        if step is not None and incident.is_open:
+            laid = replace(step, acted_at=min(step.acted_at, now), acked_at=min(step.acked_at, now))
+            incident = with_step(incident, laid)
+        self.incident = replace(incident, planned_at=min(incident.planned_at, now))
+
     def closed_at(self) -> float:
         """Return when the incident ended (0 while it is open)."""
         return self.incident.times.get("closed", 0.0)
 
+
+_MOMENTS: Final = (
+    *("live_at", "blocked_at", "bad_at", "renewed_at", "retry_at", "told_at"),
+    *("doubt_until", "harm_at", "considered_at", "muted_until"),
+)
 
 Start = Callable[[Track, Coroutine[Any, Any, None]], None]
 """Runs one stretch of an incident in a task of its own."""

@@ -12,7 +12,7 @@ import structlog
 
 from agent import metrics
 from agent.acting import RETRY_S, Acting, Ending
-from agent.deciding import Deciding
+from agent.deciding import HARMED, Deciding, following
 from agent.incidents import timed, with_step
 from agent.ports import Circumstances
 from agent.records import judged, signal_text, step_json
@@ -20,6 +20,7 @@ from agent.scribe import Gate, Scribe, Tools
 from agent.track import Track
 from models.errors import Conflict, FibrinError
 from models.incident import Stage
+from models.overlay import RunHook
 from models.verify import Judgement, Verdict
 
 log = structlog.get_logger(__name__)
@@ -35,7 +36,7 @@ STOPPED_S: Final = 0.2
 
 
 class Treatment(Scribe):
-    """Moves incidents along their life. Holds no state of its own."""
+    """Moves incidents along their life."""
 
     def __init__(self, tools: Tools) -> None:
         super().__init__(tools)
@@ -48,7 +49,7 @@ class Treatment(Scribe):
         """Plan (unless planned) and act, if `block()` allows it now; otherwise note why not and wait or escalate."""
         if track.incident.stage is Stage.CORRELATED and not await self._deciding.plan(track, around):
             return
-        while track.incident.stage is Stage.PLANNED and await self._deciding.may(track, block()):
+        while track.incident.stage is Stage.PLANNED and await self._deciding.may(track, around, block):
             attempt = await self._acting.act(track, around, block)
             match attempt.ending:
                 case Ending.NACKED:
@@ -87,12 +88,14 @@ class Treatment(Scribe):
         await self.record("verified", track, {"step": step_json(step), "kept": step.overlay, "why": signal})
         await self.save(track, ledger=True)
 
-    async def fail(self, track: Track, why: str, judgement: Judgement | None) -> None:
-        """The step did not help: undo it, then think again."""
+    async def fail(self, track: Track, why: str, judgement: Judgement | None, *, harmed: bool = False) -> None:
+        """The step did not help, or `harmed`: undo it, then think again."""
         if judgement is not None:
             track.incident = with_step(track.incident, judged(track.incident, judgement, self._t.clock()))
         step = track.incident.current
         assert step is not None
+        if harmed:
+            track.incident = with_step(track.incident, replace(step, verdict=HARMED))
         self.move(track, Stage.UNDOING, f"{why}: undoing {step.name}")
         await self.undo(track)
 
@@ -194,13 +197,18 @@ class Treatment(Scribe):
         exists = step is not None and step.overlay in laid
         stage = track.incident.stage
         if stage is Stage.ACTING and not exists:
+            if step is not None:
+                self._t.planner.not_acted(step)
             self.move(track, Stage.PLANNED, "continued after a restart: the step had not been taken")
         elif stage in {Stage.ACTING, Stage.VERIFYING} and step is not None and exists:
             again = replace(step, acted_at=step.acted_at or now, acked_at=now)
             track.incident = timed(timed(with_step(track.incident, again), "acted", now), "acked", now)
             track.renewed_at = now
             self._t.planner.acted(track.incident, again, again.acted_at)  # the ledger may not have been stored
-            if stage is Stage.ACTING:
+            if stage is Stage.ACTING and isinstance(step.change, RunHook):
+                text = "continued after a restart: nobody knows whether the hook was called, so it is called again by the same key"
+                self.move(track, Stage.PLANNED, text)
+            elif stage is Stage.ACTING:
                 self.move(track, Stage.VERIFYING, "continued after a restart: the step had been taken, verifying")
             else:
                 self.note(track, "continued after a restart: verifying anew")
@@ -223,7 +231,7 @@ class Treatment(Scribe):
         assert step is not None
         assert cause is not None
         track.attempts, track.retry_at = 0, 0.0
-        if incident.step + 1 >= len(incident.steps):
+        if following(incident) is None:
             if step.verdict != Verdict.STILL_BAD:
                 await self.escalate(track, "no step of the playbook helped", "exhausted")
                 return
@@ -239,7 +247,7 @@ class Treatment(Scribe):
 
     async def _next(self, track: Track, why: str) -> None:
         """Go to the next step (leaving the incident PLANNED) or escalate."""
-        if track.incident.step + 1 < len(track.incident.steps):
+        if following(track.incident) is not None:
             await self._deciding.go_on(track)
             return
         await self.escalate(track, why, "exhausted")

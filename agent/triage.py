@@ -214,7 +214,7 @@ class Triage:
     def _worth_thinking(self, thinking: list[Track], now: float) -> bool:
         """Tell whether to name causes in this tick: always while it is urgent, now and then once it drags on."""
         dragging = thinking and all(now - t.incident.opened_at > URGENT_S and not t.doubt_until for t in thinking)
-        if dragging and now - self._thought_at < PONDER_S:
+        if dragging and 0 <= now - self._thought_at < PONDER_S:
             return False
         self._thought_at = now
         return True
@@ -343,7 +343,8 @@ class Triage:
             return
         if mine.cause.key != its.cause.key or mine.opened_at < its.opened_at or mine.stage in MOVING:
             return
-        older.incident = replace(joined(its, mine.anomalies), merged=(*its.merged, mine.id))
+        paused = its.paused or mine.paused  # a person's word about either holds for both
+        older.incident = replace(joined(its, mine.anomalies), merged=(*its.merged, mine.id), paused=paused)
         older.live_at, older.awake = max(older.live_at, track.live_at), older.awake or track.awake
         self._treatment.note(older, f"{mine.id} is about the same cause: merged into this incident", merged=mine.id)
         track.incident = replace(mine, merged_into=its.id)
@@ -354,7 +355,7 @@ class Triage:
         topology = self._mesh.topology
         for track in list(self._tracks.values()):
             cause = track.incident.cause
-            if track is newer or cause is None or track.busy or track.recover:
+            if track is newer or cause is None or track.busy or track.recover or track.incident.paused:
                 continue
             symptom = cause.service != best.service and cause.service in upstream(topology, best.service)
             if not symptom or not all(explains(best, a, topology) for a in track.incident.anomalies):

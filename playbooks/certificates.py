@@ -26,6 +26,9 @@ from playbooks.units import span
 FRESH_S: Final = 30 * 86_400.0
 """How long a certificate earned here is fresh, seconds."""
 
+AHEAD_S: Final = 300.0
+"""A drill that passed later than this from now passed by a clock that was wrong: it proves nothing of late, seconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
@@ -83,7 +86,7 @@ def standing(playbook: Playbook, earned: Iterable[Certificate], now: float, fres
     """Return how a playbook stands at `now` (Unix s), by the certificates earned here and those of the library."""
     own = digest(playbook)
     local = max((c for c in earned if c.playbook == playbook.name), key=lambda c: c.passed_at, default=None)
-    if local is not None and local.digest == own and now - local.passed_at <= fresh_s:
+    if local is not None and local.digest == own and -AHEAD_S <= now - local.passed_at <= fresh_s:
         return Standing(
             State.FRESH, f"its drill {local.drill} passed {span(max(0.0, now - local.passed_at))} ago", local
         )
@@ -97,8 +100,10 @@ def standing(playbook: Playbook, earned: Iterable[Certificate], now: float, fres
         return Standing(State.MISSING, f"its drill {playbook.drill} never passed here")
     if known.digest != own:
         return Standing(State.CHANGED, f"it was changed since its drill {known.drill} passed", known)
-    age = span(now - known.passed_at)
-    return Standing(State.STALE, f"its drill {known.drill} passed {age} ago, {span(fresh_s)} is fresh", known)
+    when = f"{span(max(0.0, now - known.passed_at))} ago, {span(fresh_s)} is fresh"
+    if known.passed_at > now + AHEAD_S:
+        when = "by a clock that is ahead of this one"
+    return Standing(State.STALE, f"its drill {known.drill} passed {when}", known)
 
 
 def uncertified(

@@ -71,6 +71,10 @@ class Ledger:
         kept = (old for old in self.entries if old.id != entry.id and old.at > entry.at - KEEP_S)
         return replace(self, entries=tuple(sorted((*kept, entry), key=lambda each: (each.at, each.id))))
 
+    def without(self, entry_id: str) -> Ledger:
+        """Return the ledger as if the action `entry_id` had never been entered."""
+        return replace(self, entries=tuple(entry for entry in self.entries if entry.id != entry_id))
+
     def settle(self, entry_id: str, outcome: Outcome, *, learn: bool = True) -> Ledger:
         """Write down how an action ended; an unknown id changes nothing. What it says of the step is learnt once, if at all."""
         found = next((entry for entry in self.entries if entry.id == entry_id), None)

@@ -31,6 +31,7 @@ __all__ = [
     "Refusal",
     "Slice",
     "VerifyTarget",
+    "mode",
     "plan",
     "recheck",
 ]
@@ -221,9 +222,9 @@ def _make(
     pages_only = isinstance(playbook.spec.steps[0].action.spec, Page)
     if not steps and not pages_only:
         return None, tuple(reasons), tuple(refusals)
-    mode, demoted = _mode(playbook, context)
+    boldness, demoted = mode(playbook, context)
     told = _told(page, cause, context)
-    return Plan(playbook.name, mode, tuple(steps), told, demoted), tuple(reasons), tuple(refusals)
+    return Plan(playbook.name, boldness, tuple(steps), told, demoted), tuple(reasons), tuple(refusals)
 
 
 def _told(page: Page, cause: Cause, context: Context) -> Escalation:
@@ -270,18 +271,18 @@ def _hold_out(step: Step, spec: ActionSpec, whole: Change, cause: Cause, context
     return Slice(made.change, asked.span)
 
 
-def _mode(playbook: Playbook, context: Context) -> tuple[Mode, str]:
-    """Return the mode in effect.
+def mode(playbook: Playbook, context: Context) -> tuple[Mode, str]:
+    """Return the mode in effect, and why it is not the playbook's own ("" when it is).
 
     Too many acts of late that did not help take `auto` away from every playbook; so does a missing certificate from one.
     """
-    limits, mode = context.limits, playbook.spec.mode
-    if mode is Mode.AUTO and (why := context.uncertified.get(playbook.name)):
+    limits, own = context.limits, playbook.spec.mode
+    if own is Mode.AUTO and (why := context.uncertified.get(playbook.name)):
         return Mode.APPROVE, f"{why}: a person approves"
     rate, settled = context.ledger.undo_rate(context.now - limits.undo_s)
-    if mode is Mode.AUTO and settled >= limits.undo_least and rate >= limits.undo_rate:
+    if own is Mode.AUTO and settled >= limits.undo_least and rate >= limits.undo_rate:
         return Mode.APPROVE, f"{percent(rate)} of the last {settled} actions did not help: a person approves"
-    return mode, ""
+    return own, ""
 
 
 def _mismatch(playbook: Playbook, cause: Cause, context: Context) -> str:

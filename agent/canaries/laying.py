@@ -59,7 +59,7 @@ class CanaryLaying:
                 await self._lay(guide, change, token, now)
             elif self._t.mesh.overlays_at > guide.laid_at and not self._exists(record.overlay):
                 await self._gone(guide, now)
-            elif now - guide.renewed_at >= self._t.lease_s / 3 and await self._t.actuator.renew(
+            elif not 0 <= now - guide.renewed_at < self._t.lease_s / 3 and await self._t.actuator.renew(
                 record.overlay, self._t.lease_s, token
             ):
                 guide.renewed_at = now
@@ -83,7 +83,7 @@ class CanaryLaying:
 
     async def _gone(self, guide: Guide, now: float) -> None:
         """The overlay is not there any more: its lease ended (lay it again), or a person removed it (yield)."""
-        if now - guide.renewed_at >= self._t.lease_s:
+        if not 0 <= now - guide.renewed_at < self._t.lease_s:
             guide.laid = ""
             self._t.tell(guide.rollout.name, now, "its lease ended; laying it again")
             return

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from agent.actuators.memory import MemoryActuator
+from agent.actuators.switched import SwitchedActuator
 from agent.chronicle import Chronicle
 from agent.decision import Decisions
 from agent.incidents import Incident, Step
 from agent.loop import HealingLoop
 from agent.mesh import MeshView
-from agent.ports import Circumstances, Diagnosis, Draft, Since
+from agent.ports import Circumstances, Diagnosis, Draft, Objection, Since
 from agent.scribe import Tools
 from agent.senses import Senses
 from agent.settings import AgentSettings
@@ -164,19 +165,27 @@ class ScriptedPlanner:
         self.steps: dict[str, tuple[Step, ...]] = {}
         self.mode = Mode.AUTO
         self.entries: list[tuple[str, str]] = []
-        self.forbidden = ""
+        self.objection: Objection | None = None
+        self.mode_now = Mode.AUTO
 
     def draft(self, cause: Cause, circumstances: Circumstances) -> Draft:
         del circumstances
         return Draft("test-playbook", self.mode, self.steps.get(cause.service, ()))
 
-    def forbids(self, incident: Incident, step: Step, circumstances: Circumstances) -> str:
+    def forbids(self, incident: Incident, step: Step, circumstances: Circumstances) -> Objection | None:
         del incident, step, circumstances
-        return self.forbidden
+        return self.objection
+
+    def boldness(self, incident: Incident, circumstances: Circumstances) -> tuple[Mode, str]:
+        del incident, circumstances
+        return self.mode_now, "it was told to"
 
     def acted(self, incident: Incident, step: Step, at: float) -> None:
         del incident, at
         self.entries.append(("acted", step.overlay))
+
+    def not_acted(self, step: Step) -> None:
+        self.entries.append(("not acted", step.overlay))
 
     def ended(self, step: Step, *, helped: bool, learn: bool = True) -> None:
         del learn
@@ -288,7 +297,7 @@ class World:
             self.timeline,
             chronicle,
             Decisions(chronicle, Sources(), Limits(), lambda: 1),
-            self.actuator,
+            SwitchedActuator(self.actuator, lambda: self.switch.stopped),
             self.planner,
             self.fence,
             self.pager,

@@ -37,7 +37,7 @@ from playbooks.ledger import Entry, Ledger, Outcome
 from playbooks.planning import plan
 from playbooks.schema import Freeze, Mode, Playbook
 
-from . import attacks
+from . import attacks, attacks_between
 from .attacks import Attack, Interlock, Mutation, patched
 from .conftest import World, bad_version
 from .shop import EDGES, INSTANCES
@@ -111,7 +111,7 @@ def gate(**neutral: Any) -> Mutation:
     """Return the mutation that blinds the gates in front of every act to something."""
 
     def off(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr("agent.loop.check", lambda at: check(replace(at, **neutral)))
+        patch.setattr("agent.lookout.check", lambda at: check(replace(at, **neutral)))
 
     return off
 
@@ -147,7 +147,7 @@ def unharmed(prepare: Callable[[World], None], **settings: Any) -> Attack:
 
 
 def _storm(world: World) -> None:
-    world.loop._storm = lambda cause: 0.9 if cause else 0.0  # type: ignore[method-assign]
+    world.loop._lookout.storm = lambda cause: 0.9 if cause else 0.0  # type: ignore[method-assign]
 
 
 def _blind(world: World) -> None:
@@ -290,7 +290,7 @@ def _impatient(patch: pytest.MonkeyPatch) -> None:
 
 
 def _bold(patch: pytest.MonkeyPatch) -> None:
-    async def always(_self: Deciding, _track: Any, _block: Any) -> bool:
+    async def always(*_: Any) -> bool:
         return True
 
     patch.setattr(Deciding, "may", always)
@@ -332,6 +332,7 @@ INTERLOCKS = (
     Interlock("20 audit first", patched(Chronicle, "may_go_on", lambda _self, _number: True), unharmed(_full_disk)),
     Interlock("20 tamper-evident", _unsigned, _forged_record),
     *attacks.INTERLOCKS,
+    *attacks_between.INTERLOCKS,
 )
 
 

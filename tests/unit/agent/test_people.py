@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.incidents import Verb
+from agent.ports import Objection
 from agent.store import Store
 from agent.switch import KillSwitch, Order, read_file, write_file
 from models.errors import Broken, Conflict, NotFound
@@ -70,7 +71,7 @@ async def test_an_approval_survives_a_restart(world: World) -> None:
 async def test_a_stale_approval_meets_the_guards_of_today(world: World) -> None:
     """What a guard forbids by now is not done, approved or not."""
     await waiting_for_approval(world)
-    world.planner.forbidden = "in its cool-down"
+    world.planner.objection = Objection("its playbook is gone")
     await order(world, Verb.APPROVE)
     await world.step(1.0)
     assert world.acts() == []

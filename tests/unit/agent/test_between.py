@@ -1,0 +1,245 @@
+"""What may happen between a plan and its act: another plan, a merge, a kill, a clock that is set back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.incidents import Verb
+from agent.planner import PlaybookPlanner
+from agent.ports import Objection
+from agent.track import Track
+from models.domain import ChangeEvent, ChangeKind
+from models.errors import Unavailable
+from models.incident import CauseKind, Stage
+from models.overlay import EjectInstance, RunHook, ShiftTraffic
+from playbooks import load
+from playbooks.guards import Limits
+from playbooks.ledger import Ledger
+
+from .attacks_between import EJECTS
+from .conftest import ListAudit, World, bad_version, slow_instance, step
+from .shop import open_mesh
+from .test_people import order, waiting_for_approval
+
+
+async def test_an_approval_is_for_the_plan_that_was_shown(world: World) -> None:
+    """The cause is seen otherwise in the moment after a person said yes: what is done is what the person saw, or nothing."""
+    await waiting_for_approval(world)
+    await order(world, Verb.APPROVE)
+    (fault,) = world.faults
+    fault.cause = replace(fault.cause, kind=CauseKind.INSTANCE, subject="catalog-v1-1")
+    world.planner.steps["catalog"] = (step("eject", EjectInstance("catalog", "catalog-v1-1")),)
+    await world.step(1.0)
+    laid = [overlay.change for overlay in await world.actuator.overlays()]
+    assert laid == [ShiftTraffic("catalog", {"v1": 100, "v2": 0})]
+
+
+async def test_a_hold_down_counts_from_the_plan_it_belongs_to(world: World) -> None:
+    """A plan is replaced by one for another cause while it waits: the new one waits its whole hold-down, approved or not."""
+    await waiting_for_approval(world)
+    await world.step(5.0)
+    (fault,) = world.faults
+    fault.cause = replace(fault.cause, kind=CauseKind.INSTANCE, subject="catalog-v1-1")
+    world.planner.steps["catalog"] = (
+        replace(step("restart", EjectInstance("catalog", "catalog-v1-1")), hold_down_s=3.0),
+    )
+    await world.step(2.0)
+    assert "waits for approval to" in world.incident.waiting
+    planned = world.incident.planned_at
+    await order(world, Verb.APPROVE)
+    await world.step(0.2)
+    assert world.acts() == []
+    await world.step(3.0)
+    assert world.acts() == [f"{world.incident.id}-1"]
+    assert world.incident.steps[0].acted_at >= planned + 3.0
+
+
+async def test_a_pause_of_an_incident_holds_for_the_one_it_is_merged_into(world: World) -> None:
+    """A person's word about an incident is not lost when it turns out to be about the cause of an older one."""
+    await waiting_for_approval(world)
+    (older,) = world.loop._tracks.values()
+    twin = Track(
+        replace(older.incident, id="inc-twin", opened_at=older.incident.opened_at + 1.0, paused="ada"),
+        live_at=world.clock.now,
+    )
+    world.loop._tracks["inc-twin"] = twin
+    world.loop._triage.merge_into(twin, older)
+    await world.loop.idle()
+    assert twin.incident.merged_into == older.incident.id
+    assert older.incident.paused == "ada"
+
+
+async def test_a_paused_step_is_not_withdrawn_as_a_symptom(world: World) -> None:
+    """While a person's pause lasts no insight takes back what is laid."""
+    await world.begin()
+    await world.step(1.0)
+    world.break_(bad_version(world, cured_by=[]))
+    await world.step(0.4)
+    assert world.stage == "verifying"
+    await order(world, Verb.PAUSE)
+    (track,) = world.loop._tracks.values()
+    cause = replace(slow_instance(world).cause, service="catalog-db")
+    world.mesh.see([replace(track.incident.anomalies[0].series, caller="catalog", callee="catalog-db")])
+    world.loop._triage._supersede(Track(track.incident), cause)
+    await world.loop.idle()
+    assert track.incident.stage is Stage.VERIFYING
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_plan_meets_the_guards_of_the_moment_of_its_act(world: World, *, restarted: bool) -> None:
+    """A budget is spent, a freeze begins, others acted since it was planned: the first step waits, and is taken once it may."""
+    await world.begin()
+    await world.step(1.0)
+    world.mesh.control_up = False
+    world.break_(bad_version(world))
+    await world.step(1.0)
+    assert world.stage == "planned"
+    world.planner.objection = Objection("the error budget is spent", passing=True)
+    if restarted:
+        await world.store.close()
+        await world.process()
+    world.mesh.control_up = True
+    await world.step(2.0)
+    assert world.acts() == []
+    assert "the error budget is spent" in world.incident.waiting
+    world.planner.objection = None
+    await world.step(3.0)
+    assert world.stage == "resolved"
+
+
+class _Asking(ListAudit):
+    """Looks what the database knows of the action ledger when the record of an act is being written."""
+
+    world: World
+    known = b""
+
+    async def append(self, kind: str, data: Mapping[str, Any], *, at: float | None = None) -> int:
+        if kind == "act":
+            self.known = await self.world.store.recall("ledger", shared=True) or b""
+        return await super().append(kind, data, at=at)
+
+
+async def test_an_act_is_remembered_before_it_is_done(tmp_path: Path) -> None:
+    """An agent that is killed right after each of its acts, again and again, does not act more often than its limits allow."""
+    world = World(tmp_path)
+    fault = slow_instance(world)
+    world.planner = PlaybookPlanner(load({"ejects.yaml": EJECTS}), Limits())  # type: ignore[assignment]
+    world.audit = _Asking()
+    world.audit.world = world
+    await world.begin()
+    await world.step(1.0)
+    world.break_(fault)
+    await world.step(0.4)
+    await world.store.close()
+    entries = Ledger.loads(world.audit.known.decode()).entries
+    assert [entry.id for entry in entries] == world.acts()
+
+
+async def test_an_act_that_was_stopped_leaves_nothing_in_the_ledger(world: World) -> None:
+    """What was announced to the ledger and then not done is taken out of it."""
+    await world.begin()
+    await world.step(1.0)
+    world.actuator.lay = _refusing  # type: ignore[method-assign,assignment]
+    world.break_(bad_version(world, cured_by=[]))
+    await world.step(0.4)
+    verbs = [verb for verb, _ in world.planner.entries]
+    assert verbs.count("acted") == verbs.count("not acted") >= 1
+
+
+async def _refusing(*_: Any) -> Any:
+    raise Unavailable("gone", hint="")
+
+
+async def test_a_hook_that_perhaps_was_not_called_is_called_again(world: World) -> None:
+    """Killed between laying a hook's overlay and calling the hook: the next process does both again, by the same key."""
+    await world.begin()
+    await world.step(1.0)
+    fault = bad_version(world, cured_by=[])
+    world.planner.steps["catalog"] = (
+        replace(step("scale", ShiftTraffic("catalog", {})), change=RunHook("catalog", "scale")),
+    )
+    world.break_(fault)
+    lay = world.actuator.lay
+
+    async def laid_then_killed(one: Any) -> Any:
+        await lay(one)
+        raise asyncio.CancelledError
+
+    world.actuator.lay = laid_then_killed  # type: ignore[method-assign,assignment]
+    world.clock.now += 0.2
+    world._traffic()
+    for _ in range(3):
+        world.loop.tick()
+        await asyncio.wait(set(world.loop._tasks)) if world.loop._tasks else None
+    vars(world.actuator).pop("lay")
+    assert world.stage == "acting"
+    await world.store.close()
+    await world.process()
+    await world.step(1.0)
+    assert world.acts() == [f"{world.incident.id}-1"] * 2
+    assert world.stage == "verifying"
+
+
+async def test_a_defect_in_the_middle_of_an_act_leaves_no_incident_behind(world: World) -> None:
+    """Whatever broke while a step was taken: what was laid is asked for, and the incident goes on from there."""
+    await world.begin()
+    await world.step(1.0)
+    propagation = world.actuator.propagation
+
+    async def broken(_: str) -> Any:
+        world.actuator.propagation = propagation  # type: ignore[method-assign]
+        raise ValueError("a defect")
+
+    world.actuator.propagation = broken  # type: ignore[method-assign,assignment]
+    world.break_(bad_version(world))
+    await world.step(6.0)
+    assert world.stage == "resolved"
+    assert world.acts() == [f"{world.incident.id}-1"]
+
+
+@pytest.mark.parametrize("back_s", [5.0, 3600.0])
+async def test_a_clock_that_goes_back_stops_no_deadline(tmp_path: Path, back_s: float) -> None:
+    """The clock is set back while a step is verified: it is proven or undone as ever, and its lease is kept meanwhile."""
+    mesh = await open_mesh(tmp_path, 7)
+    await mesh.run(15.0)
+    mesh.shop.failing = lambda i: 0.5 if i.id == "checkout-v1-0" else 0.0
+    for _ in range(80):
+        await mesh.run(0.1)
+        if any(i.stage is Stage.VERIFYING for i in mesh.loop.incidents):
+            break
+    (incident,) = mesh.loop.incidents
+    assert incident.stage is Stage.VERIFYING
+    mesh.shop.clock.now -= back_s
+    await mesh.run(45.0)
+    found = mesh.loop.incident(incident.id)
+    laid = [overlay.id for overlay in await mesh.actuator.overlays()]
+    await mesh.close()
+    assert found is not None
+    assert found.stage is Stage.RESOLVED
+    assert laid == [f"{incident.id}-1"]
+
+
+async def test_what_a_person_tidies_up_as_an_incident_closes_stays_the_agents(world: World) -> None:
+    """A person removes a kept overlay in the very moment its incident is closed: no order, the next fault there is healed."""
+    await world.begin()
+    await world.step(1.0)
+    fault = world.break_(bad_version(world))
+    await world.step()
+    while world.incident.is_open:
+        await world.step()
+    assert world.stage == "resolved"
+    overlay, closed = f"{world.incident.id}-1", world.incident.times["closed"]
+    assert closed == world.clock.now
+    world.actuator.drop(overlay)
+    world.mesh.add_changes([ChangeEvent(1, closed, ChangeKind.OVERLAY, f"Overlay/{overlay}", "catalog", actor="ada")])
+    fault.over = True
+    await world.step(60.0)
+    world.break_(bad_version(world))
+    await world.step(4.0)
+    assert len(world.acts()) == 2
