@@ -75,9 +75,10 @@ class _Run:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What is left to say: incidents by stage, and everything that is not as it should be."""
+    """What is left to say: incidents by stage, what became of each, and everything that is not as it should be."""
 
     stages: Mapping[str, int]
+    told: tuple[str, ...]
     before: float
     after: float
     decisions: int
@@ -127,8 +128,11 @@ def _moves(incident: Incident) -> bool:
 def _findings(state: Path, run: _Run, incidents: Sequence[Incident], tail: Tail) -> Findings:
     wrong = [f"{i.id} ({i.title}) is left {i.stage}" for i in incidents if _moves(i)]
     wrong += [f"{i.id} touched an innocent: {s.change}" for i in incidents for s in i.steps if run.innocent(s)]
-    before = _spoiled(tail.window(run.at(10.0), run.at(min(t.begins for t in run.schedule))))
-    after = _spoiled(tail.window(run.at(max(t.ends for t in run.schedule) + CALM_S / 2), time.time()))
+    calm = tail.window(run.at(10.0), run.at(min(t.begins for t in run.schedule)))
+    later = tail.window(run.at(max(t.ends for t in run.schedule) + CALM_S / 2), time.time())
+    before, after = _spoiled(calm), _spoiled(later)
+    story = [f"{i.id} {i.title}: {i.stage}, {i.playbook or 'no playbook'}: {i.history[-1].message}" for i in incidents]
+    story += [f"requests {when}: {_kinds(found)}" for when, found in (("before", calm), ("after", later))]
     if after > before + WORSE:
         wrong.append(f"users are worse off afterwards: {after:.2%} spoiled, {before:.2%} before")
     path = state / "audit.log"
@@ -137,12 +141,18 @@ def _findings(state: Path, run: _Run, incidents: Sequence[Incident], tail: Tail)
         wrong.append(f"the audit log does not verify: {proof}")
     numbers = decisions(path)
     wrong += [f"decision {number}: {told}" for number in numbers if (told := _replayed(path, number))]
-    return Findings(Counter(str(i.stage) for i in incidents), before, after, len(numbers), tuple(wrong))
+    return Findings(Counter(str(i.stage) for i in incidents), tuple(story), before, after, len(numbers), tuple(wrong))
 
 
 def _spoiled(records: Sequence[Record]) -> float:
     bad = sum(r.status == 0 or r.status >= 500 or r.missed for r in records)  # noqa: PLR2004 - server errors
     return bad / len(records) if records else 0.0
+
+
+def _kinds(records: Sequence[Record]) -> str:
+    """Return how many requests there were of each status, and how many missed their deadline."""
+    found = Counter(f"{r.status or 'no answer'}{' late' if r.missed else ''}" for r in records)
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
 
 
 def _replayed(path: Path, number: int) -> str:
@@ -156,6 +166,8 @@ def main() -> None:
     """Play, tell, and exit with 1 when anything was not as it should be."""
     found = asyncio.run(play())
     print(f"incidents: {dict(found.stages)}; spoiled requests {found.before:.2%} before, {found.after:.2%} after")
+    for line in found.told:
+        print(line)
     print(f"audit log verified, {found.decisions} decisions made again" if not found.wrong else "not as it should be:")
     for line in found.wrong:
         print(line, file=sys.stderr)
