@@ -22,13 +22,14 @@ from prometheus_api_client import PrometheusConnect
 from prometheus_api_client.exceptions import PrometheusApiClientException
 from requests import RequestException
 
+from agent.client import AgentClient
 from models.exposition import AGENT, CONTROL, PROXY
 from models.overlay import InjectFault, Overlay
 from simulations.addresses import free_port
 from simulations.drills.safety import ALLOW, ALLOWED
 from simulations.drills.strikes.envoy import LEASE_S
-from simulations.shop.spec import INBOUND_PORT
-from simulations.small import CALLER, CATALOG, METRICS_PORT, SmallMesh
+from simulations.shop.spec import INBOUND_PORT, OUTBOUND_PORT
+from simulations.small import CALLER, CATALOG, METRICS_PORT, RULES, SmallMesh
 from simulations.steady import tally
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
@@ -69,6 +70,79 @@ async def test_certificates_rotate_every_five_seconds_and_no_request_fails(mesh:
     assert sum(value for name, value in samples.items() if name.startswith("fibrin_xds_nacks_total")) == 0
     assert load.answered > 500
     assert load.lost() == [], tally(load.lost())
+
+
+ROUTED = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: catalog}
+spec:
+  hosts: [catalog]
+  http:
+  - match: [{uri: {prefix: /products/orders}}]
+    fault: {abort: {httpStatus: 503, percentage: {value: 100}}}
+    route: [{destination: {host: catalog, subset: v1}}]
+  - name: products
+    route:
+    - {destination: {host: catalog, subset: v1}, weight: 80}
+    - {destination: {host: catalog, subset: v2}, weight: 20}
+"""
+OBJECTIVES = "\n---\n".join(
+    f"""
+apiVersion: fibrin.dev/v1
+kind: ServiceLevelObjective
+metadata: {{name: {name}}}
+spec: {{service: catalog, {route} signal: availability, objective: 99%, window: 1h}}"""
+    for name, route in (
+        ("all", ""),
+        ("orders", "route: {prefix: /products/orders},"),
+        ("products", "route: {name: products},"),
+    )
+)
+
+
+async def test_an_objective_of_a_route_counts_the_requests_of_that_rule_and_no_others(mesh: SmallMesh) -> None:
+    """Of a service with two rules, one of which fails, each objective counts its own rule to the request, by name or by prefix."""
+    asked = {"/products": 40, "/products/orders/7": 30}
+    wanted = {"all": (40, 70), "orders": (0, 30), "products": (40, 40)}
+    seen: list[dict[str, tuple[int, int]]] = [{}]
+
+    async def ask(path: str) -> int:
+        proxy = f"http://{mesh.addresses[CALLER]}:{OUTBOUND_PORT}"
+        async with aiohttp.ClientSession() as session, session.get(f"http://catalog{path}", proxy=proxy) as response:
+            return response.status
+
+    async def routed() -> bool:
+        return await ask("/products/orders/0") == 503
+
+    async def counts() -> dict[str, tuple[int, int]]:
+        async with AgentClient(mesh.agent_url) as agent:
+            return {one.name: (one.good, one.valid) for one in await agent.objectives()}
+
+    async def quiet() -> bool:
+        await asyncio.sleep(1.5)  # longer than a flush and a look of the keeper take
+        seen.append(await counts())
+        return set(seen[-1]) == set(wanted) and seen[-1] == seen[-2]
+
+    async def counted() -> bool:
+        now = await counts()
+        before = seen[-1]
+        return wanted == {k: (now[k][0] - before[k][0], now[k][1] - before[k][1]) for k in wanted}
+
+    async with mesh.control() as control:
+        await control.apply({"routed.yaml": ROUTED, "slo.yaml": OBJECTIVES})
+    try:
+        await mesh.until(routed, "the caller's sidecar has the rules")
+        await mesh.until(quiet, "the objectives are known and nothing is under way")
+        for path, times in asked.items():
+            for _ in range(times):
+                await ask(path)
+        await mesh.until(counted, f"each rule's requests are counted: {wanted}")
+    finally:
+        async with mesh.control() as control:
+            for name in wanted:
+                await control.delete_resource("ServiceLevelObjective", name)
+            await control.apply({"catalog.yaml": RULES})
 
 
 @asynccontextmanager
