@@ -25,8 +25,9 @@ from agent.verification import SETTLING_S, BaselineOf, baseline_of_step, in_flig
 from models.domain import Topology
 from models.errors import FibrinError
 from models.holdout import Contrast, Effect, HoldOutTest
-from models.overlay import EjectInstance, ShiftTraffic, ShiftZones
+from models.overlay import EjectInstance, SetRetries, ShiftTraffic, ShiftZones
 from models.signals import Series, Side
+from models.telemetry import KEPT
 from models.verify import Judgement
 
 log = structlog.get_logger(__name__)
@@ -144,7 +145,7 @@ def _name(overlay: str) -> str:
 
 
 def _arms(step: Step, topology: Topology) -> tuple[Arm, Arm] | None:
-    """Return which attempts are treated and which untreated, None for a change without such a slice."""
+    """Return which attempts (of retries: requests) are treated and which untreated, None for a change without such a slice."""
     whole, part = step.change, step.hold_out
     match part:
         case ShiftTraffic(service=service, weights=weights) if isinstance(whole, ShiftTraffic):
@@ -155,6 +156,11 @@ def _arms(step: Step, topology: Topology) -> tuple[Arm, Arm] | None:
             members = {i.id: i.zone in left for i in topology.of(service)}
         case EjectInstance(service=service, instance=instance):
             members = {i.id: i.id == instance for i in topology.of(service)}
+        case SetRetries(service=service):  # chance decides request by request: callers tell them apart by the route
+            return (
+                lambda series: series.side is Side.CLIENT and series.callee == service and series.version != KEPT,
+                lambda series: series.side is Side.CLIENT and series.callee == service and series.version == KEPT,
+            )
         case _:
             return None
 

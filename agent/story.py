@@ -79,8 +79,10 @@ def deed(change: Change) -> str:  # noqa: C901, PLR0911, PLR0912  # one answer p
         case OpenBreaker(callee=callee, caller=caller, percent=percent, respond=respond):
             answer = "the declared fallback" if respond == "fallback" else "a quick 503"
             return f"open the breaker {caller or 'everybody'}→{callee} for {percent} %, answering with {answer}"
-        case SetRetries(service=service, attempts=attempts):
-            return f"set retries towards {service} to {attempts}"
+        case SetRetries(service=service, attempts=attempts, keep_percent=keep):
+            return f"set retries towards {service} to {attempts}" + (
+                f" but for {keep} % of the requests" if keep else ""
+            )
         case SetTimeout(service=service, timeout_s=timeout_s):
             return f"set the timeout towards {service} to {timeout_s:g} s"
         case LimitConnections(service=service):

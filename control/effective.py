@@ -50,6 +50,7 @@ from models.policy import (
     Breaker,
     CallerRate,
     Fault,
+    KeptRetries,
     Limits,
     Mirror,
     OutlierDetection,
@@ -311,7 +312,8 @@ def _retries(route: Route, change: SetRetries) -> Route:
     retries = replace(
         route.retries, attempts=change.attempts, budget=change.budget, per_try_timeout_s=change.per_try_timeout_s
     )
-    return replace(route, retries=retries)
+    kept = KeptRetries(change.keep_percent, route.retries) if change.keep_percent else None
+    return replace(route, retries=retries, kept=kept)
 
 
 def _limits(limits: Limits, change: LimitConnections) -> Limits:

@@ -196,7 +196,8 @@ def _ranges(change: Change) -> Iterator[Problem]:  # noqa: C901, PLR0912 - one c
         case RunHook(hook=hook):
             if not hook:
                 yield Problem("names no hook", field="change.hook", hint="hooks are declared in the agent's settings")
-        case SetRetries(attempts=attempts, budget=budget, per_try_timeout_s=per_try):
+        case SetRetries(attempts=attempts, budget=budget, per_try_timeout_s=per_try, keep_percent=keep):
+            yield from _within("keep_percent", keep, 0, 50)
             yield from _within("attempts", attempts, 0, 10)
             yield from _within("budget", budget, 0, 1)
             yield from _within("per_try_timeout_s", per_try, 0, _HOUR_S)

@@ -81,12 +81,16 @@ class OpenBreaker:
 
 @dataclass(frozen=True, slots=True)
 class SetRetries:
-    """Replace the retry policy towards a service: `attempts` retries (0: none), at most `budget` (0–1) of load."""
+    """Replace the retry policy towards a service: `attempts` retries (0: none), at most `budget` (0–1) of load.
+
+    `keep_percent` (0–50) of the requests keep the retries they had: a hold-out slice. The budget is everybody's.
+    """
 
     service: str
     attempts: int
     budget: float = 0.2
     per_try_timeout_s: float = 0.0
+    keep_percent: int = 0
     kind: Literal["set-retries"] = "set-retries"
 
 

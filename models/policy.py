@@ -103,6 +103,14 @@ class Breaker:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptRetries:
+    """A slice that other retries leave out: `percent` (1–50) of the requests are retried by `retries` instead."""
+
+    percent: int
+    retries: Retries
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """One rule for requests to a service. Empty `matches` match everything.
 
@@ -117,6 +125,7 @@ class Route:
     retries: Retries = Retries()
     fault: Fault | None = None
     mirror: Mirror | None = None
+    kept: KeptRetries | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,13 @@ internal, unavailable, data loss."""
 _SERVER_ERROR: Final = 500
 
 
+KEPT_SUFFIX: Final = "#kept"
+"""Ends the name of the route of a hold-out slice: requests that an act on a whole service leaves out."""
+
+KEPT: Final = "#kept"
+"""The version of what callers report about such requests; no subset is called so."""
+
+
 def route_name(service: str, route: str, *, breaker: bool = False) -> str:
     """Return the name of a route in Envoy's table: `service/route`, with a suffix for a breaker's direct response."""
     return f"{service}/{route}{BREAKER_SUFFIX if breaker else ''}"
@@ -113,7 +120,7 @@ def rule_of(name: str) -> str:
     >>> rule_of("catalog/route-1")
     'route-1'
     """
-    rule = name.partition("/")[2]
+    rule = name.partition("/")[2].removesuffix(KEPT_SUFFIX)
     return "" if rule.endswith(BREAKER_SUFFIX) else rule
 
 

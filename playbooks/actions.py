@@ -146,7 +146,8 @@ def _change(  # noqa: PLR0911 - one case per action
         case Timeout():
             return SetTimeout(name, action.timeout)
         case RetryPolicy():
-            return SetRetries(name, action.attempts, action.budget, action.per_try_timeout)
+            kept = max(1, round(100 * action.keep)) if action.keep else 0
+            return SetRetries(name, action.attempts, action.budget, action.per_try_timeout, kept)
         case Limit():
             return LimitConnections(name, action.max_requests, action.max_pending, action.max_connections)
         case Outliers():

@@ -146,6 +146,8 @@ class RetryPolicy(Model):
     """How long one try may take; 0s: no limit of its own."""
     service: str = "{cause.service}"
     """The service that is called."""
+    keep: Annotated[Share, Field(le=0.5)] = 0.0
+    """Share of the requests that keep the retries they had, at least 1% if any."""
 
 
 class Limit(Model):
@@ -362,7 +364,7 @@ def untreated(action: ActionSpec, share: float) -> ActionSpec | None:
     match action:
         case ShiftTrafficAway() | ShiftZonesAway() | ShiftRegionsAway() if action.keep < share:
             return action.model_copy(update={"keep": share})
-        case Eject():
+        case Eject() | RetryPolicy():
             return action.model_copy(update={"keep": share})
         case _:
             return None

@@ -148,7 +148,7 @@ def _step(place: _Place, path: Path, step: Step) -> Iterator[Finding]:
         yield place.error("PB002", path, f"`{step.action.name}` has no verify deadline", hint)
     elif step.verify.hold_out is not None and untreated(step.action.spec, step.verify.hold_out.share) is None:
         message = f"`{step.action.name}` leaves nobody out to compare with"
-        hint = "shifts that keep less than its share, and `ejectInstance`, can; remove `holdOut`"
+        hint = "shifts that keep less than its share, `ejectInstance` and `setRetries` can; remove `holdOut`"
         yield place.error("PB015", (*path, "verify", "holdOut"), message, hint)
 
 

@@ -236,7 +236,7 @@ class Verify(Model):
     services: tuple[str, ...] = ()
     """Whose requests to look at (placeholders allowed); none: the touched service's, behind a breaker its callers'."""
     hold_out: HoldOut | None = None
-    """A slice left untreated for a while, to compare with; shifts and `ejectInstance` can have one."""
+    """A slice left untreated for a while, to compare with; shifts, `ejectInstance` and `setRetries` can have one."""
 
 
 class HookCall(Model):

@@ -26,6 +26,8 @@ from models.telemetry import (
     BREAKER_FAILED_FLAG,
     BREAKER_FLAG,
     CANCELLED,
+    KEPT,
+    KEPT_SUFFIX,
     LATENCY,
     LATENCY_FACTS,
     LIVE,
@@ -274,7 +276,8 @@ class Decoder:
         if not callee:
             return None, breaker, True
         if side is Side.CLIENT:
-            return Series(side, origin.service, callee, "", "", self._reporter), breaker, True
+            part = KEPT if facts.get(Fact.ROUTE, "").endswith(KEPT_SUFFIX) else ""
+            return Series(side, origin.service, callee, part, "", self._reporter), breaker, True
         host = facts.get(Fact.HOST, "")
         instance = self._resolve(host) if host else None
         if instance is None:

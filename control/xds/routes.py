@@ -3,7 +3,8 @@
 The table of a service answers to every host; the scopes choose the table by the request's `:authority` (its port cut
 off). A change to one service so costs one small message, whatever the size of the mesh.
 
-An open breaker is a route in front of all others that matches its share of the requests and answers by itself.
+An open breaker is a route in front of all others that matches its share of the requests and answers by itself. A slice that other
+retries leave out is a copy of the route in front of it, under a name of its own.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from control.xds.protos import (
 )
 from models import policy as wanted
 from models.policy import Breaker, ServicePolicy
+from models.telemetry import KEPT_SUFFIX
 
 FAULT_FILTER: Final = "envoy.filters.http.fault"
 BREAKER_HEADER: Final = "x-fibrin-breaker"
@@ -134,11 +136,23 @@ def _routes(service: str, route: wanted.Route) -> list[Message]:
     """Alternative matches become one Envoy route each, all with the route's name."""
     action = _action(service, route)
     matches = [_match(match) for match in route.matches] or [RouteMatch(prefix="/")]
-    return [
-        shared
-        for match in matches
-        for shared in struck(Route(name=f"{service}/{route.name}", match=match, route=action), route.fault, DELAY_STEPS)
-    ]
+    made: list[Message] = []
+    for match in matches:
+        whole = struck(Route(name=f"{service}/{route.name}", match=match, route=action), route.fault, DELAY_STEPS)
+        if route.kept is not None and len(whole) == 1:  # delays that are spread use the number that a request draws
+            made.append(_left_out(service, route, route.kept, whole[0]))
+        made += whole
+    return made
+
+
+def _left_out(service: str, route: wanted.Route, kept: wanted.KeptRetries, whole: Message) -> Message:
+    """Return the route of the requests that keep their retries, named so that telemetry tells them apart."""
+    copy = Route()
+    copy.CopyFrom(whole)
+    copy.name = f"{service}/{route.name}{KEPT_SUFFIX}"
+    copy.match.runtime_fraction.CopyFrom(RuntimeFractionalPercent(default_value=percentage(kept.percent)))
+    copy.route.CopyFrom(_action(service, replace(route, retries=kept.retries)))
+    return copy
 
 
 def struck(route: Message, fault: wanted.Fault | None, steps: int) -> list[Message]:

@@ -16,6 +16,7 @@ from models.domain import ChangeEvent, Topology
 from models.incident import Anomaly, Signal
 from models.localise.tallies import Row, Tally, tallies, unmet
 from models.signals import Outcomes, Series, Side
+from models.telemetry import KEPT
 
 K = TypeVar("K", str, tuple[str, str])
 
@@ -129,7 +130,8 @@ def sights(evidence: Evidence, signal: Signal, rows: tuple[Row, ...] | None = No
             case Side.CLIENT:
                 _add(sight.by_caller, series.caller, counts)
                 nobody = unmet(signal, outcomes, counts)
-                _add_member(lost.setdefault(series.callee, {}), "", series.version, places, nobody)
+                version = "" if series.version == KEPT else series.version  # a hold-out slice is no version
+                _add_member(lost.setdefault(series.callee, {}), "", version, places, nobody)
             case Side.SERVER:
                 sight.served += counts
                 _add(sight.served_by_caller, series.caller, counts)

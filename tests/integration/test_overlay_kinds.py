@@ -25,11 +25,12 @@ from models.overlay import (
     Overlay,
     Owner,
     RouteCanary,
+    SetRetries,
     ShedLoad,
     ShiftZones,
     target,
 )
-from models.policy import Fault, RequestMatch, Route, ServicePolicy, StringMatch
+from models.policy import Fault, RequestMatch, Retries, Route, ServicePolicy, StringMatch
 
 from .test_xds_mesh import Mesh, catalog, running, until
 
@@ -120,6 +121,17 @@ async def test_an_ejected_instance_may_keep_a_slice_of_its_requests(mesh: Mesh) 
     assert abs(found["catalog-2"] - found["catalog-3"]) < 40
     await lay(mesh, declared=in_turn)
     assert hits(await mesh.many(300, "shop-1", URL))["catalog-1"] > 80
+
+
+async def test_retries_may_leave_out_a_slice_of_the_requests(mesh: Mesh) -> None:
+    """One instance of three fails always. Of the half that keeps its retries (none) a third fails; of those retried, nothing."""
+    declared = dataclasses.replace(catalog(), routes=(Route(retries=Retries(0, ("5xx",), min_concurrency=100)),))
+    broken = InjectFault("catalog", 100, 503, instance="catalog-1")
+    for kept, low, high in ((50, 60, 140), (0, 0, 0)):
+        await lay(mesh, broken, SetRetries("catalog", 2, 1.0, keep_percent=kept), declared=declared)
+        found = await mesh.many(600, "shop-1", URL)
+        failed = sum(count for (status, _), count in found.items() if status == 503)
+        assert low <= failed <= high, found
 
 
 async def test_a_drained_instance_loses_its_connections_and_fails_nothing(mesh: Mesh) -> None:

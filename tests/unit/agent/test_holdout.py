@@ -9,8 +9,9 @@ import pytest
 
 from agent.incidents import Step, Verb
 from models.errors import Unavailable
-from models.overlay import EjectInstance, ShiftTraffic
+from models.overlay import EjectInstance, SetRetries, ShiftTraffic
 from models.signals import Series, Side
+from models.telemetry import KEPT
 
 from .conftest import World, bad_version, outcomes, step
 
@@ -23,6 +24,7 @@ SHIFT = replace(
 EJECT = replace(
     step("eject", EjectInstance("catalog", SICK)), hold_out=EjectInstance("catalog", SICK, 5), hold_out_s=10.0
 )
+RETRY = replace(SHIFT, change=SetRetries("catalog", 2), hold_out=SetRetries("catalog", 2, keep_percent=5))
 
 
 class Split(World):
@@ -37,6 +39,10 @@ class Split(World):
         if not any(name.endswith("-hold-out") for name in self.actuator._alive()):
             return
         self.slices += 1
+        if any(isinstance(overlay.change, SetRetries) for overlay in self.actuator._alive().values()):
+            kept = Series(Side.CLIENT, "front", "catalog", KEPT, "", "front-1")
+            self.sight.next[kept] = outcomes(self.trickle, self.ill)
+            return
         for instance, requests, errors in ((WELL, 90, 0), (SICK, self.trickle, self.ill)):
             series = Series(Side.ATTEMPT, "front", "catalog", instance.split("-")[1], instance, "front-1")
             self.sight.next[series] = outcomes(requests, errors)
@@ -60,7 +66,7 @@ def lays(world: World) -> list[str]:
     return [f"{verb} {name.split('-', 2)[-1]}" for verb, name in world.actuator.log if verb in {"lay", "remove"}]
 
 
-@pytest.mark.parametrize("planned", [SHIFT, EJECT], ids=["weights", "ejection"])
+@pytest.mark.parametrize("planned", [SHIFT, EJECT, RETRY], ids=["weights", "ejection", "retries"])
 async def test_an_act_that_helped_is_shown_to_have_helped(tmp_path: Path, planned: Step) -> None:
     """The slice opens after the proof and closes with the verdict; the record holds both sides' numbers."""
     world = await healed(tmp_path, planned)

@@ -11,7 +11,9 @@ from models.detect import Baseline, DetectorBank
 from models.domain import ChangeEvent, ChangeKind, Edge, Instance, Topology
 from models.incident import Anomaly, Cause, CauseKind, Signal
 from models.localise import Evidence, localise
+from models.localise.evidence import sights
 from models.signals import BUCKETS, Outcomes, Series, Side
+from models.telemetry import KEPT
 
 from .conftest import TICK_S, Fault, Shop, Well
 
@@ -199,6 +201,15 @@ def test_a_service_without_anybody_left_is_down_not_its_first_dead_instance() ->
     causes = localise(Evidence(anomalies, since, lambda _series, _signal: normal, topology, (), 10.3))
     assert (causes[0].kind, causes[0].service) == (CauseKind.DEPENDENCY, "dep")
     assert causes[0].probability > 0.6
+
+
+def test_a_hold_out_slice_is_no_version() -> None:
+    """Requests that found nobody are the service's, also those of a slice that keeps its retries: no version is called so."""
+    attempt = Series(Side.ATTEMPT, "front", "dep", "v1", "dep-1", "front-1")
+    kept = Series(Side.CLIENT, "front", "dep", KEPT, "", "front-1")
+    since = {attempt: Outcomes(20, 1), kept: Outcomes(12, 12, {"UH": 12}, {503: 12})}
+    found = sights(Evidence((), since, lambda _series, _signal: None, Topology()), Signal.ERRORS)
+    assert set(found["dep"].members) == {("v1", "dep-1"), ("", "")}
 
 
 def test_an_overflowing_pool_is_overload() -> None:

@@ -653,6 +653,7 @@ def test_a_missing_certificate_makes_auto_ask(mesh: Shop) -> None:
 
 HOLD_OUT = """
   when: {cause: [CAUSE], services: {all: true}}
+  guard: {maxTrafficShare: 100%}
   steps:
   - {name: act, action: {ACTION: {}}, verify: {deadline: 5s, holdOut: {share: 5%, for: 8s}}, undo: automatic}
 """
@@ -664,13 +665,16 @@ HOLD_OUT = """
         (CauseKind.VERSION, "shiftTraffic", "v2", ShiftTraffic("catalog", {"v1": 99, "v2": 1})),
         (CauseKind.INSTANCE, "ejectInstance", "catalog-v1-0", EjectInstance("catalog", "catalog-v1-0", 5)),
         (CauseKind.ZONE, "shiftZones", "zone-1", ShiftZones("catalog", {"zone-0": 99, "zone-1": 1})),
+        (CauseKind.SERVICE, "setRetries", "", SetRetries("catalog", 2, keep_percent=5)),
     ],
 )
 def test_a_hold_out_leaves_a_few_untreated_but_never_at_great_harm(
     mesh: Shop, kind: CauseKind, action: str, subject: str, left_out: Change
 ) -> None:
     """The slice is planned beside the whole act; at critical severity there is none unless the playbook insists."""
-    text = HOLD_OUT.replace("CAUSE", kind.value).replace("ACTION", action)
+    text = HOLD_OUT.replace("CAUSE", kind.value).replace(
+        "ACTION: {}", f"{action}: {{attempts: 2}}" if action == "setRetries" else f"{action}: {{}}"
+    )
     cause = mesh.cause(kind, subject=subject)
     decision = plan(cause, mesh.context(severity=Severity.WARNING), [write(text)])
     assert decision.plan is not None

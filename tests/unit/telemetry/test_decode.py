@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agent.telemetry.decode import Decoder, Malformed
 from models.domain import Instance
 from models.signals import Outcomes, Saturation, Series, Side
-from models.telemetry import SPIFFE_PREFIX
+from models.telemetry import KEPT, SPIFFE_PREFIX
 
 V1 = Instance("catalog-v1-1", "catalog", "v1", "a", "10.0.0.1", 80)
 V2 = Instance("catalog-v2-1", "catalog", "v2", "a", "10.0.0.2", 80)
@@ -68,14 +68,18 @@ def test_what_each_rule_of_a_route_table_answered_is_told_apart(export: Any) -> 
         .requests(Side.CLIENT, 1, route="catalog/pay", code="500", **asked)
         .requests(Side.CLIENT, 7, route="catalog/rest", code="200", **asked)
         .requests(Side.CLIENT, 2, route="catalog/*#breaker", code="503", **asked)
+        .requests(Side.CLIENT, 4, route="catalog/rest#kept", code="200", **asked)
         .requests(Side.ATTEMPT, 4, code="200", **asked)
         .bytes()
     )
-    rules = Decoder("web-1", HOSTS.get).decode(payload, 1000.0).rules
+    report = Decoder("web-1", HOSTS.get).decode(payload, 1000.0)
+    rules = report.rules
     assert {key: (found.requests, found.errors) for key, found in rules.items()} == {
         ("catalog", "pay"): (4, 1),
-        ("catalog", "rest"): (7, 0),
+        ("catalog", "rest"): (11, 0),  # a hold-out slice belongs to its rule, and is a series of its own
     }
+    kept = [found.requests for series, found in report.outcomes.items() if series.version == KEPT]
+    assert kept == [4]
     assert rules["catalog", "pay"].latency.sum() == 4
 
 

@@ -402,6 +402,38 @@ def test_a_scoped_fault_reaches_its_scope_only(options: MeshOptions) -> None:
         assert versions(compiler.build(there, node)) == versions(build(there, node, options))
 
 
+def test_a_slice_that_other_retries_leave_out_is_a_route_of_its_own() -> None:
+    """5 % of each rule's requests keep the retries they had, under another name; everything else is the same."""
+    routes = (
+        Route("pay", (RequestMatch(StringMatch("prefix", "/pay")),), {"v1": 9, "v2": 1}),
+        Route(retries=Retries(0)),
+    )
+    change = SetRetries("catalog", 3, keep_percent=5)
+    overlay = Overlay("o", change, Owner.AGENT, "agent", "try", 0.0, 60.0, 60.0)
+    policy = effective({"catalog": ServicePolicy("catalog", routes=routes)}, [overlay], ()).policies["catalog"]
+    found = route_configuration(policy).virtual_hosts[0].routes
+    assert [route.name for route in found] == [
+        "catalog/pay#kept",
+        "catalog/pay",
+        "catalog/default#kept",
+        "catalog/default",
+    ]
+    assert [route.route.retry_policy.num_retries.value for route in found] == [2, 3, 0, 3]
+    for kept, whole in zip(found[::2], found[1::2], strict=True):
+        assert kept.match.runtime_fraction.default_value.numerator == 50_000
+        kept.match.ClearField("runtime_fraction")
+        assert kept.match == whole.match
+        assert kept.route.weighted_clusters == whole.route.weighted_clusters
+    again = dataclasses.replace(change, keep_percent=0)
+    policy = effective(
+        {"catalog": ServicePolicy("catalog", routes=routes)}, [dataclasses.replace(overlay, change=again)], ()
+    ).policies["catalog"]
+    assert [route.name for route in route_configuration(policy).virtual_hosts[0].routes] == [
+        "catalog/pay",
+        "catalog/default",
+    ]
+
+
 def test_a_spread_delay_is_ten_delays_with_equal_shares() -> None:
     """A lognormal delay becomes ten routes: rising delays around the median, rising thresholds, the last for the rest."""
     fault = Fault(delay_percent=100, delay_s=0.1, delay_sigma=0.5)
