@@ -214,8 +214,11 @@ class HealingLoop:
         metrics.CLOCK_BACK.inc()
         log.warning("clock.went_back", seconds=round(back, 3), hint="deadlines of open incidents begin anew")
         self._t.timeline.add(now, "warning", f"the clock went back by {back:.1f} s: deadlines begin anew")
+        begun = self._fresh_since >= self._s.mesh.fresh_from
         self.history.forget(now)
         self._s.mesh.rewind(now)
+        self._fresh_since = self._s.mesh.fresh_from if begun else 0.0
+        self._started -= back  # what it has seen of normal it keeps
         for track in self._tracks.values():
             track.rewind(now)
 

@@ -102,6 +102,22 @@ async def a_page_each(directory: Path) -> None:
     assert len(world.pager.pages) == 1, world.pager.pages
 
 
+async def a_plan_each(directory: Path) -> None:
+    """In a storm no plan is made for either of two incidents, and each calls a person."""
+    world = World(directory)
+    faults = failing_instance(world), slow_instance(world)
+    world.planner = PlaybookPlanner(load({"ejects.yaml": EJECTS}), Limits())  # type: ignore[assignment]
+    await world.begin(undecided_s=0.0)
+    await world.step(1.0)
+    world.loop._lookout.storm = lambda cause: 0.9 if cause else 0.0  # type: ignore[method-assign]
+    for fault in faults:
+        world.break_(fault)
+    await world.step(2.0)
+    await world.store.close()
+    assert [(str(i.stage), i.playbook) for i in world.loop.incidents] == [("escalated", "")] * 2
+    assert len(world.pager.pages) == 1, world.pager.pages
+
+
 async def a_larger_dose(directory: Path) -> None:
     """A small dose hurt a neighbour, and a larger one is tried."""
     world = World(directory)
@@ -268,6 +284,7 @@ def _heedless(patch: pytest.MonkeyPatch) -> None:
 INTERLOCKS = (
     Interlock("2 two at once", _unreserved, two_at_once),
     Interlock("3 one page", patched(Scribe, "_first_of_storm", lambda _: True), a_page_each),
+    Interlock("3 one page, planner", patched(Scribe, "_first_of_storm", lambda _: True), a_plan_each),
     Interlock("11 no larger dose of what hurt", patched(treatment, "HARMED", "forgotten"), a_larger_dose),
     Interlock("12 the last moment", patched(SwitchedActuator, "_ask", lambda _: None), the_last_moment),
     Interlock("12 touched again", patched(switch, "TOUCHED_S", float("inf")), a_touched_file),

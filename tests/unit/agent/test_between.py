@@ -1,21 +1,26 @@
-"""What may happen between a plan and its act: another plan, a merge, a kill, a clock that is set back."""
+"""What may happen between a plan and its act: another plan, a merge, a kill, a person."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.incidents import Verb
+from agent.actuators.base import Order
+from agent.actuators.memory import MemoryActuator
+from agent.actuators.switched import SwitchedActuator
+from agent.incidents import Incident, Verb
+from agent.mesh import MeshView
 from agent.planner import PlaybookPlanner
 from agent.ports import Objection
 from agent.track import Track
+from agent.witness import OURS
 from models.domain import ChangeEvent, ChangeKind
-from models.errors import Unavailable
+from models.errors import Broken, Refused, Unavailable
 from models.incident import CauseKind, Stage
 from models.overlay import EjectInstance, RunHook, ShiftTraffic
 from playbooks import load
@@ -23,8 +28,7 @@ from playbooks.guards import Limits
 from playbooks.ledger import Ledger
 
 from .attacks_between import EJECTS
-from .conftest import ListAudit, World, bad_version, slow_instance, step
-from .shop import open_mesh
+from .conftest import Clock, ListAudit, World, bad_version, slow_instance, step
 from .test_people import order, waiting_for_approval
 
 
@@ -129,7 +133,10 @@ async def test_an_act_is_remembered_before_it_is_done(tmp_path: Path) -> None:
     """An agent that is killed right after each of its acts, again and again, does not act more often than its limits allow."""
     world = World(tmp_path)
     fault = slow_instance(world)
-    world.planner = PlaybookPlanner(load({"ejects.yaml": EJECTS}), Limits())  # type: ignore[assignment]
+    strict = EJECTS.replace(
+        "{cooldown: 0s, concurrency: 9}", "{cooldown: 60s, concurrency: 1}"
+    )  # for others, not itself
+    world.planner = PlaybookPlanner(load({"ejects.yaml": strict}), Limits())  # type: ignore[assignment]
     world.audit = _Asking()
     world.audit.world = world
     await world.begin()
@@ -138,22 +145,70 @@ async def test_an_act_is_remembered_before_it_is_done(tmp_path: Path) -> None:
     await world.step(0.4)
     await world.store.close()
     entries = Ledger.loads(world.audit.known.decode()).entries
-    assert [entry.id for entry in entries] == world.acts()
+    assert [entry.id for entry in entries] == world.acts() != []
 
 
-async def test_an_act_that_was_stopped_leaves_nothing_in_the_ledger(world: World) -> None:
-    """What was announced to the ledger and then not done is taken out of it."""
+class _Obeyed(ListAudit):
+    """Does something while the record of an act is being written."""
+
+    meanwhile: Callable[[], Awaitable[None]]
+
+    async def append(self, kind: str, data: Mapping[str, Any], *, at: float | None = None) -> int:
+        if kind == "act":
+            await self.meanwhile()
+        return await super().append(kind, data, at=at)
+
+
+@pytest.mark.parametrize("stopped_by", ["outage", "refusal", "order", "audit log", "database"])
+async def test_an_act_that_was_stopped_leaves_nothing_in_the_ledger(tmp_path: Path, stopped_by: str) -> None:
+    """What was announced to the ledger and then not done, for whatever reason, is taken out of it."""
+    world, audit = World(tmp_path), _Obeyed()
+    world.audit = audit
     await world.begin()
     await world.step(1.0)
-    world.actuator.lay = _refusing  # type: ignore[method-assign,assignment]
+    errors = {
+        "outage": Unavailable("gone", hint=""),
+        "refusal": Refused("no", hint=""),
+        "database": Broken("full", hint=""),
+    }
+
+    async def fail(*_: Any) -> Any:
+        raise errors[stopped_by]
+
+    async def meanwhile() -> None:
+        audit.broken = stopped_by == "audit log"
+        if stopped_by == "order":
+            await world.switch.order(stop=True, who="ada", why="lunch")
+
+    async def put(incident: Incident, *rest: Any) -> None:
+        await (fail() if incident.stage is Stage.ACTING else keep(incident, *rest))
+
+    audit.meanwhile, keep = meanwhile, world.store.put
+    if stopped_by == "database":
+        world.store.put = put  # type: ignore[method-assign,assignment]
+    elif stopped_by in errors:
+        world.actuator.lay = fail  # type: ignore[method-assign,assignment]
     world.break_(bad_version(world, cured_by=[]))
     await world.step(0.4)
+    await world.store.close()
     verbs = [verb for verb, _ in world.planner.entries]
     assert verbs.count("acted") == verbs.count("not acted") >= 1
+    assert world.acts() == []
 
 
-async def _refusing(*_: Any) -> Any:
-    raise Unavailable("gone", hint="")
+async def test_an_approval_ends_with_the_plan_that_did_not_help(world: World) -> None:
+    """What a person approved did not help and the cause is seen otherwise then: the plan for the other cause asks anew."""
+    await waiting_for_approval(world)
+    world.planner.steps["catalog"] = world.planner.steps["catalog"][:1]
+    await order(world, Verb.APPROVE)
+    await world.step(1.0)
+    assert len(world.acts()) == 1
+    (fault,) = world.faults
+    fault.cause = replace(fault.cause, kind=CauseKind.INSTANCE, subject="catalog-v1-1")
+    world.planner.steps["catalog"] = (step("eject", EjectInstance("catalog", "catalog-v1-1")),)
+    await world.step(20.0)
+    assert "waits for approval to eject" in world.incident.waiting
+    assert len(world.acts()) == 1
 
 
 async def test_a_hook_that_perhaps_was_not_called_is_called_again(world: World) -> None:
@@ -203,26 +258,45 @@ async def test_a_defect_in_the_middle_of_an_act_leaves_no_incident_behind(world:
     assert world.acts() == [f"{world.incident.id}-1"]
 
 
-@pytest.mark.parametrize("back_s", [5.0, 3600.0])
-async def test_a_clock_that_goes_back_stops_no_deadline(tmp_path: Path, back_s: float) -> None:
-    """The clock is set back while a step is verified: it is proven or undone as ever, and its lease is kept meanwhile."""
-    mesh = await open_mesh(tmp_path, 7)
-    await mesh.run(15.0)
-    mesh.shop.failing = lambda i: 0.5 if i.id == "checkout-v1-0" else 0.0
-    for _ in range(80):
-        await mesh.run(0.1)
-        if any(i.stage is Stage.VERIFYING for i in mesh.loop.incidents):
-            break
-    (incident,) = mesh.loop.incidents
-    assert incident.stage is Stage.VERIFYING
-    mesh.shop.clock.now -= back_s
-    await mesh.run(45.0)
-    found = mesh.loop.incident(incident.id)
-    laid = [overlay.id for overlay in await mesh.actuator.overlays()]
-    await mesh.close()
-    assert found is not None
-    assert found.stage is Stage.RESOLVED
-    assert laid == [f"{incident.id}-1"]
+@pytest.mark.parametrize("actor", sorted(OURS))
+async def test_an_end_that_no_person_wrote_is_no_order(world: World, actor: str) -> None:
+    """A lease ended, or the agent itself took its overlay back: the place stays the agent's."""
+    await world.begin()
+    await world.step(1.0)
+    world.break_(bad_version(world, cured_by=[]))
+    await world.step(0.4)
+    (verifying,) = world.loop.incidents
+    gone = f"Overlay/{verifying.id}-1"
+    world.mesh.add_changes([ChangeEvent(1, world.clock.now, ChangeKind.OVERLAY, gone, "catalog", actor=actor)])
+    await world.step(0.4)
+    assert world.loop._caretaker.person(verifying.current, world.clock.now) == ""
+
+
+async def test_nothing_is_changed_behind_a_thrown_switch() -> None:
+    """Neither laying nor removing passes, whoever asks; what is laid is kept alive and may be read."""
+    stopped = ""
+    inner = MemoryActuator(Clock())
+    actuator = SwitchedActuator(inner, lambda: stopped)
+    one, two = (Order(name, EjectInstance("catalog", name), "try", 30.0, "inc", 1) for name in ("one", "two"))
+    await actuator.lay(one)
+    stopped = "stopped by ada"
+    with pytest.raises(Unavailable, match="ada"):
+        await actuator.lay(two)
+    with pytest.raises(Unavailable, match="ada"):
+        await actuator.remove("one", 1)
+    assert await actuator.renew("one", 30.0, 1)
+    assert [overlay.id for overlay in await actuator.overlays()] == ["one"]
+
+
+def test_changes_are_told_again_when_the_control_plane_counts_anew() -> None:
+    """Only what is new is told; with a new count everything is new."""
+    mesh = MeshView()
+    first, second, other = (ChangeEvent(k, 0.0, ChangeKind.CONFIG, "a", "b") for k in (7, 8, 1))
+    mesh.add_changes([first, second])
+    assert [mesh.changes_since(k) for k in (0, 7, 8)] == [(first, second), (second,), ()]
+    mesh.forget_changes()
+    mesh.add_changes([other])
+    assert mesh.changes_since(8) == (other,)
 
 
 async def test_what_a_person_tidies_up_as_an_incident_closes_stays_the_agents(world: World) -> None:

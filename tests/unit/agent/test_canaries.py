@@ -261,6 +261,16 @@ async def test_the_lease_is_renewed(play: Play) -> None:
     assert play.weights == {"v1": 90, "v2": 10}
 
 
+async def test_the_lease_is_renewed_though_the_clock_went_back(play: Play) -> None:
+    """Only the agent's clock goes back by an hour: the step is still renewed within a third of its lease."""
+    play.rollouts = (replace(ROLLOUT, steps=(RolloutStep(10, 600.0),)),)
+    await play.run(4)
+    play.clock.now -= 3600.0
+    play.actuator.log.clear()
+    await play.run(12)
+    assert "renew" in {verb for verb, _ in play.actuator.log}
+
+
 async def test_a_deleted_canary_leaves_nothing(play: Play) -> None:
     """With the declaration gone, so is the overlay; declared again, it begins anew."""
     await play.run(4)

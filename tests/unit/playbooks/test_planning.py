@@ -33,6 +33,7 @@ from models.overlay import (
     ShiftZones,
 )
 from playbooks.actions import BlastRadius, Effect
+from playbooks.certificates import Certificate, digest, standing
 from playbooks.guards import GuardName, Limits, step_checks, witnesses
 from playbooks.ledger import PENDING_S, Entry, Ledger, Outcome
 from playbooks.planning import Context, Decision, plan, recheck
@@ -649,6 +650,21 @@ def test_a_missing_certificate_makes_auto_ask(mesh: Shop) -> None:
     assert (
         "its drill bad-version never passed: a person approves" in decision.considered[0].reason + decision.plan.demoted
     )
+
+
+TOMORROW = """
+  when: {cause: [version], services: {all: true}}
+  steps:
+  - {name: act, action: {shiftTraffic: {}}, verify: {deadline: 5s}, undo: automatic}
+"""
+
+
+@pytest.mark.parametrize(("passed_at", "certified"), [(-60.0, True), (60.0, True), (3600.0, False)])
+def test_a_drill_that_passed_tomorrow_proves_nothing(passed_at: float, *, certified: bool) -> None:
+    """A certificate of a few moments ahead is another machine's clock; one of an hour ahead was written by a wrong one."""
+    playbook, now = write(TOMORROW), 2e9
+    found = standing(playbook, [Certificate(playbook.name, digest(playbook), "mine", now + passed_at, 1.0, 2.0)], now)
+    assert found.certified is certified, found.reason
 
 
 HOLD_OUT = """
