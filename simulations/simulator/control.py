@@ -18,7 +18,7 @@ from control.interlocks import check
 from control.overlays import OverlayBook, Wanted
 from control.settings import ControlSettings
 from control.topology import topology_of
-from models.domain import ChangeKind, Edge, Health, Instance
+from models.domain import ChangeKind, Edge, Health, Instance, Topology
 from models.errors import NotFound
 from models.overlay import Overlay, Owner
 from models.policy import ServicePolicy
@@ -74,6 +74,8 @@ class SimulatedControl:
         self.book = OverlayBook(clock, self.changes, self.fences, self._settings)
         self.policies: Mapping[str, ServicePolicy] = dict(declared)
         self.moved = 0
+        self._topology = Topology()
+        self._topology_of = -1
         self.laid: list[Overlay] = []
 
     @property
@@ -166,7 +168,10 @@ class SimulatedControl:
         view.control_up = True
         view.overlays, view.overlays_at = self.book.all, self._clock.now
         view.add_changes(self.changes.since(0).changes)
-        view.set_topology(topology_of(self.policies, tuple(self._instances.values()), self._edges))
+        if self._topology_of != self.moved:  # nothing else changes it
+            self._topology_of = self.moved
+            self._topology = topology_of(self.policies, tuple(self._instances.values()), self._edges)
+        view.set_topology(self._topology)
 
     def _reconcile(self) -> None:
         self.policies = effective(

@@ -130,7 +130,7 @@ class Plant:
         refused = np.zeros(len(self.layout.instances))
         for made in attempts:
             there = made.instance >= 0
-            inside = there & ~np.isin(made.fate, (Fate.REFUSED,))
+            inside = there & (made.fate != Fate.REFUSED)
             arrived += np.bincount(made.instance[inside], minlength=len(arrived))
             refused += np.bincount(made.instance[there & ~inside], minlength=len(arrived))
         queue(self.now, arrived, self.tick_s)
@@ -178,7 +178,7 @@ class Plant:
 
     def _put(self, requests: Requests | None, attempts: Attempts, at: Floats) -> None:
         ticks = (np.minimum(at, LONGEST_S) / self.tick_s).astype(np.int64)
-        for offset in np.unique(ticks).tolist():
+        for offset in np.flatnonzero(np.bincount(ticks)).tolist():
             chosen = ticks == offset
             slot = self._due.setdefault(self._tick + offset, [])
             if requests is not None:

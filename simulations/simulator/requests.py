@@ -88,35 +88,45 @@ class Requests:
 def send(calls: Ints, moment: Moment, random: np.random.Generator) -> tuple[Requests, tuple[Attempts, ...]]:
     """Send one request for each entry of `calls` (numbers of calls)."""
     count, routing = len(calls), moment.routing
-    fate = np.zeros(count, dtype=np.int64)
-    seconds = np.full(count, LOCAL_S)
-    draw = random.random((3, count))
-    broken = draw[0] < routing.broken[calls]
-    fate[broken] = np.where(routing.rescued[calls[broken]], Fate.RESCUED, Fate.BROKEN)
-    aborted = ~broken & (draw[1] < routing.abort[calls])
-    fate[aborted] = Fate.ABORTED
-    seconds += np.where(draw[2] < routing.delayed[calls], routing.delay_s[calls], 0.0) * ~broken
-    open_ = np.flatnonzero(~(broken | aborted))
+    fate, seconds = _meddled(calls, routing, random.random((3, count)))
+    every = np.arange(count)
+    open_ = every if not fate.any() else np.flatnonzero(fate == Fate.OK)
     made: list[Attempts] = []
     before = np.full(count, -1, dtype=np.int64)
     for turn in range(MAX_RETRIES + 1):
-        attempt = _attempt(open_, calls[open_], before[open_], moment, random)
-        limit = routing.timeout_s[calls[open_]]
-        late = seconds[open_] + attempt.seconds > limit
-        cut = np.where(late, np.maximum(limit - seconds[open_], 0.0), attempt.seconds)
-        attempt = Attempts(
-            attempt.request, attempt.call, attempt.instance, np.where(late, Fate.TIMEOUT, attempt.fate), cut
-        )
+        here = slice(None) if open_ is every else open_  # mostly all of them: then nothing is copied
+        attempt = _attempt(open_, calls[here], before[here], moment, random)
+        limit = routing.timeout_s[calls[here]]
+        late = seconds[here] + attempt.seconds > limit
+        if late.any():
+            cut = np.where(late, np.maximum(limit - seconds[here], 0.0), attempt.seconds)
+            ended = np.where(late, Fate.TIMEOUT, attempt.fate)
+            attempt = Attempts(attempt.request, attempt.call, attempt.instance, ended, cut)
         made.append(attempt)
-        seconds[open_] += cut
-        fate[open_] = attempt.fate
-        before[open_] = attempt.instance
+        seconds[here] += attempt.seconds
+        fate[here] = attempt.fate
+        before[here] = attempt.instance
         again = _again(attempt, routing, turn, random)
         if not again.any():
             break
         open_ = open_[again]
         seconds[open_] += random.exponential(BACK_OFF_S * 2**turn / 2, len(open_))
     return Requests(calls, fate, seconds), tuple(made)
+
+
+def _meddled(calls: Ints, routing: Routing, draw: Floats) -> tuple[Ints, Floats]:
+    """Return what the callers' sidecars decide by themselves: each request's fate (OK: it is sent) and its seconds so far."""
+    fate = np.zeros(len(calls), dtype=np.int64)
+    seconds = np.full(len(calls), LOCAL_S)
+    broken = np.zeros(len(calls), dtype=bool)
+    if routing.broken.any():
+        broken = draw[0] < routing.broken[calls]
+        fate[broken] = np.where(routing.rescued[calls[broken]], Fate.RESCUED, Fate.BROKEN)
+    if routing.abort.any():
+        fate[~broken & (draw[1] < routing.abort[calls])] = Fate.ABORTED
+    if routing.delayed.any():
+        seconds += np.where(draw[2] < routing.delayed[calls], routing.delay_s[calls], 0.0) * ~broken
+    return fate, seconds
 
 
 def _attempt(request: Ints, calls: Ints, before: Ints, moment: Moment, random: np.random.Generator) -> Attempts:
@@ -127,26 +137,34 @@ def _attempt(request: Ints, calls: Ints, before: Ints, moment: Moment, random: n
     twice = instance == before  # a retry goes to another host if there is one
     if twice.any():
         instance[twice] = routing.pick(callee[twice], draw[1, twice])
-    nobody = routing.lost[callee]
     column = (draw[2] * pools.seconds.shape[1]).astype(np.int64)
-    seconds = pools.seconds[instance, column] + NETWORK_S + now.lag_s[calls]
-    fate = np.where(draw[3] < pools.errors[instance], Fate.FAILED, Fate.OK)
-    rejected = draw[4] < now.rejects[instance]
-    fate[rejected] = Fate.OVERFLOW
-    refused = now.dead[instance] | (draw[5] < now.cut[calls])
-    fate[refused] = Fate.REFUSED
-    fate[nobody] = Fate.NOBODY
-    seconds = np.where(refused | rejected, REFUSED_S, seconds)
+    seconds = pools.seconds[instance, column] + NETWORK_S
+    if now.lag_s.any():
+        seconds += now.lag_s[calls]
+    fate = np.zeros(len(calls), dtype=np.int64)
+    fate[draw[3] < pools.errors[instance]] = Fate.FAILED
+    if now.rejects.any():
+        rejected = draw[4] < now.rejects[instance]
+        fate[rejected], seconds[rejected] = Fate.OVERFLOW, REFUSED_S
+    unreached = np.zeros(len(calls), dtype=bool)
+    if now.dead.any() or now.cut.any():
+        unreached = now.dead[instance] | (draw[5] < now.cut[calls])
+        fate[unreached], seconds[unreached] = Fate.REFUSED, REFUSED_S
+    if routing.lost.any():
+        nobody = routing.lost[callee]
+        fate[nobody], seconds[nobody], instance[nobody] = Fate.NOBODY, 0.0, -1
+        unreached |= nobody
     if now.stuck.any():
-        stuck = ~(refused | nobody) & (random.random(len(calls)) < now.stuck[instance])
+        stuck = ~unreached & (random.random(len(calls)) < now.stuck[instance])
         seconds[stuck] = STUCK_S
-    seconds[nobody] = 0.0
-    return Attempts(request, calls, np.where(nobody, -1, instance), fate, seconds)
+    return Attempts(request, calls, instance, fate, seconds)
 
 
 def _again(attempt: Attempts, routing: Routing, turn: int, random: np.random.Generator) -> Bools:
     """Return which attempts are followed by another: failed in a way the policy retries, within the budget."""
     calls = attempt.call
+    if not attempt.fate.any():
+        return np.zeros(len(calls), dtype=bool)
     connection = (attempt.fate == Fate.REFUSED) | ((attempt.fate == Fate.OVERFLOW) & routing.retry_5xx[calls])
     answer = routing.retry_5xx[calls] & (attempt.fate == Fate.FAILED)
     wanted: Bools = (connection | answer) & (routing.retries[calls] > turn)
