@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.frame import OK_CODE, Frame, Odd, told
-from models.signals import BUCKETS, Counts, Outcomes, Series
+from models.signals import BUCKETS, Outcomes, Series
 
 Numbers = npt.NDArray[np.int32]
 Chosen = npt.NDArray[np.bool_]
@@ -122,19 +122,32 @@ def total(at: float, bins: Sequence[Bin]) -> Bin:
         return bins[0].moved(at)
     if not bins:
         return Bin(at=at, ids=_NONE, requests=_NONE, errors=_NONE, cells=_NONE, counts=_NONE, odd={})
-    ids, first, inverse = np.unique(np.concatenate([b.ids for b in bins]), return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    requests = _sums(inverse, [b.requests for b in bins])
-    cells, where = np.unique(np.concatenate([b.cells for b in bins]), return_inverse=True)
+    every = np.concatenate([b.ids for b in bins])
+    first = np.full(int(every.max(initial=-1)) + 1, -1, dtype=np.int64)  # by number: where it first appeared
+    first[every[::-1]] = np.arange(len(every))[::-1]  # of several the last assignment stays
+    ids = every[np.sort(first[first >= 0])]
+    requests = _sums(every, [b.requests for b in bins])[ids]
+    cells, counts = _merged(np.concatenate([b.cells for b in bins]), np.concatenate([b.counts for b in bins]))
     return Bin(
         at=at,
-        ids=ids[order],
-        requests=requests[order],
-        errors=_sums(inverse, [b.errors for b in bins])[order],
+        ids=ids,
+        requests=requests,
+        errors=_sums(every, [b.errors for b in bins])[ids],
         cells=cells,
-        counts=_sums(where, [b.counts for b in bins]),
+        counts=counts,
         odd=_odd(bins, dict(zip(ids.tolist(), requests.tolist(), strict=True)) if any(b.odd for b in bins) else {}),
     )
+
+
+def _merged(cells: Numbers, counts: Numbers) -> tuple[Numbers, Numbers]:
+    """Return distinct cells, ascending, each with the sum of its counts (0 or more)."""
+    if not len(cells):
+        return cells, counts
+    packed = np.sort(cells.astype(np.int64) << 32 | counts)  # one array of numbers sorts faster than an order is found
+    cell = packed >> 32
+    first = np.flatnonzero(np.diff(cell, prepend=-1))
+    sums = np.add.reduceat(packed & (2**32 - 1), first)
+    return cell[first].astype(np.int32), sums.astype(np.int32)
 
 
 def _odd(bins: Sequence[Bin], requests: Mapping[int, int]) -> dict[int, Odd]:
@@ -161,9 +174,9 @@ def _add(into: dict[_Key, int], more: Mapping[_Key, int]) -> None:
         into[key] = into.get(key, 0) + count
 
 
-def _sums(inverse: Counts, parts: Sequence[Numbers]) -> Numbers:
+def _sums(groups: Numbers, parts: Sequence[Numbers]) -> Numbers:
     """Return sums of counts by group (exact: float64 holds every count below 2**53)."""
-    return np.bincount(inverse, weights=np.concatenate(parts)).astype(np.int32)
+    return np.bincount(groups, weights=np.concatenate(parts)).astype(np.int32)
 
 
 _NONE: Final[Numbers] = np.zeros(0, dtype=np.int32)

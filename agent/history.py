@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
-from agent.bins import Bin, Numbers, total
+from agent.bins import Bin, total
 from models.detect.views import views
-from models.frame import Frame
-from models.signals import Outcomes, Series, Side
+from models.frame import Frame, Memo
+from models.signals import Counts, Outcomes, Series, Side
 
 FINE_S: Final = 5.0
 HORIZON_S: Final = 60.0
@@ -33,6 +33,7 @@ class History:
         self._seen_at = np.zeros(0)  # by number, Unix s
         self._members: dict[Series, list[int]] = {}  # numbers of the series that a watched key sums
         self._callees: dict[str, list[int]] = {}  # numbers of the series by callee, in the order they came
+        self._memo = Memo()
         self._swept_at = 0.0
         self._now = 0.0
 
@@ -44,7 +45,7 @@ class History:
             self._sweep(at - 2 * HORIZON_S)
         if outcomes:
             frame = Frame.of(outcomes)
-            ids = self._numbers(frame)
+            ids = self._memo.of(frame, self._numbers).astype(np.int32)
             self._seen_at[ids] = at
             self._fine.append(Bin.of(at, frame, ids))
         while self._fine and self._fine[0].at < at - FINE_S:
@@ -140,20 +141,20 @@ class History:
     def _bins(self, start: float, end: float) -> Iterator[Bin]:
         return (one for bins in (self._coarse, self._fine) for one in bins if start <= one.at < end)
 
-    def _numbers(self, frame: Frame) -> Numbers:
-        """Return the numbers of a frame's series; new ones get the next."""
+    def _numbers(self, names: Sequence[Series]) -> Counts:
+        """Return the numbers of series; new ones get the next."""
         known = self._number
         try:
-            return np.fromiter(map(known.__getitem__, frame.names), np.int32, len(frame.names))
+            return np.fromiter(map(known.__getitem__, names), np.int64, len(names))
         except KeyError:  # some are new
             pass
-        for series in [name for name in frame.names if name not in known]:
+        for series in [name for name in names if name not in known]:
             known[series] = len(self._names)
             self._enter(len(self._names), series)
             self._names.append(series)
         if len(self._names) > len(self._seen_at):
             self._seen_at = np.concatenate([self._seen_at, np.zeros(len(self._names) - len(self._seen_at))])
-        return np.fromiter(map(known.__getitem__, frame.names), np.int32, len(frame.names))
+        return np.fromiter(map(known.__getitem__, names), np.int64, len(names))
 
     def _enter(self, number: int, series: Series) -> None:
         self._callees.setdefault(series.callee, []).append(number)
@@ -177,6 +178,7 @@ class History:
         keep = self._seen_at >= before
         if keep.all():
             return
+        self._memo.forget()
         new = np.full(len(keep), -1, dtype=np.int32)
         new[keep] = np.arange(int(keep.sum()), dtype=np.int32)
         self._names = [name for k, name in enumerate(self._names) if keep[k]]

@@ -6,13 +6,16 @@ A plain state holder: `following.py` fills it from the control plane, the loop r
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
+
 from models.domain import ChangeEvent, Edge, Instance, Topology
+from models.frame import Frame, Memo
 from models.overlay import Overlay
-from models.signals import Saturation, Series, Side
+from models.signals import Counts, Saturation, Series, Side
 
 CHANGES_S: Final = 1800.0
 MET_MOST: Final = 200_000
@@ -33,6 +36,7 @@ class MeshView:
         self._merged = Topology()
         self._services: frozenset[str] = frozenset()
         self._met: set[Series] = set()  # whose edges are in `_merged`
+        self._memo = Memo()
         self._by_endpoint: dict[str, Instance] = {}
         self._changes: deque[ChangeEvent] = deque(maxlen=2000)
         self.overlays: tuple[Overlay, ...] = ()
@@ -61,6 +65,7 @@ class MeshView:
         self._declared = topology
         self._services = frozenset(instance.service for instance in topology.instances)
         self._met.clear()  # an edge may have been known by declaration only
+        self._memo.forget()
         self._merge()
 
     def answers(self, now: float) -> None:
@@ -85,13 +90,24 @@ class MeshView:
             return "the control plane has just come back: what its absence did may pass by itself"
         return "" if seen_at >= self.fresh_from else "not seen again since the control plane is back"
 
-    def see(self, series: Iterable[Series]) -> frozenset[Edge]:
+    def see(self, frame: Frame) -> frozenset[Edge]:
         """Learn edges from telemetry; return those not known before."""
+        new: list[frozenset[Edge]] = []
+
+        def meet(names: Sequence[Series]) -> Counts:
+            new.append(self._meet(names))
+            return np.zeros(len(names), dtype=np.int64)
+
+        self._memo.of(frame, meet)
+        return new[0] if new else frozenset()
+
+    def _meet(self, series: Sequence[Series]) -> frozenset[Edge]:
         unmet = set(series) - self._met
         if not unmet:
             return frozenset()
         if len(self._met) > MET_MOST:
             self._met.clear()
+            self._memo.forget()
         self._met.update(unmet)
         new = {
             Edge(one.caller, one.callee)

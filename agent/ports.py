@@ -34,7 +34,7 @@ class Sight(Protocol):
         """Return the reporters whose telemetry is missing or cannot be trusted."""
         ...
 
-    def saturation(self, now: float) -> tuple[Saturation, ...]:
+    def saturation(self, now: float) -> Iterable[Saturation]:
         """Return how full each instance is."""
         ...
 

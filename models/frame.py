@@ -6,13 +6,13 @@ that are not empty: a series sees a few requests per tick, of its 74 buckets nea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from models.signals import BUCKETS, Counts, Outcomes, Series
+from models.signals import BUCKETS, Counts, Floats, Outcomes, Series
 
 Odd = tuple[dict[str, int], dict[int, int]]
 """Flags and codes of a series, as `Outcomes` has them."""
@@ -38,27 +38,69 @@ class Cells:
         return Cells(self.row[chosen], self.bucket[chosen], self.count[chosen])
 
     @classmethod
+    def table(cls, counts: Counts | Floats) -> Cells:
+        """Return the cells of a whole table of counts, shape (series, BUCKETS)."""
+        row, bucket = np.nonzero(counts)
+        return cls(row, bucket, counts[row, bucket].astype(np.int64))
+
+    @classmethod
     def of(cls, rows: Sequence[Counts]) -> Cells:
         """Return the cells of latency arrays; one of a wrong shape says nothing."""
         if not rows:
             return cls(_EMPTY, _EMPTY, _EMPTY)
-        dense = np.concatenate([row if row.shape == (BUCKETS,) else _NOTHING for row in rows]).reshape(-1, BUCKETS)
-        row, bucket = np.nonzero(dense)
-        return cls(row, bucket, dense[row, bucket])
+        return cls.table(
+            np.concatenate([row if row.shape == (BUCKETS,) else _NOTHING for row in rows]).reshape(-1, BUCKETS)
+        )
+
+
+class Register:
+    """Series that a source of frames has given numbers, from 0 on; never changes one and forgets none."""
+
+    def __init__(self) -> None:
+        self._names = np.zeros(0, dtype=np.object_)
+        self._size = 0
+
+    def __len__(self) -> int:
+        """Return the number of series."""
+        return self._size
+
+    def enter(self, series: Series) -> int:
+        """Give a series that has none the next number."""
+        if self._size == len(self._names):
+            self._names = np.append(self._names, np.zeros(max(64, self._size), dtype=np.object_))
+        self._names[self._size] = series
+        self._size += 1
+        return self._size - 1
+
+    def names(self, numbers: Counts) -> list[Series]:
+        """Return the series with these numbers."""
+        named: list[Series] = self._names[numbers].tolist()
+        return named
 
 
 class Frame(Mapping[Series, Outcomes]):
     """Outcomes of distinct series. Never changes; what `[]` returns is a copy.
 
     `names` has n series, `requests` and `errors` shape (n,), `cells` are their latencies, sorted by row. `odd` holds flags
-    and codes by position wherever not every request was answered by a plain 200.
+    and codes by position wherever not every request was answered by a plain 200. Where the source has a `register`,
+    `numbers` (n,) are the series' numbers in it.
     """
 
-    __slots__ = ("_callees", "_index", "cells", "errors", "names", "odd", "requests")
+    __slots__ = ("_callees", "_index", "cells", "errors", "names", "numbers", "odd", "register", "requests")
 
     def __init__(
-        self, names: Sequence[Series], requests: Counts, errors: Counts, cells: Cells, odd: Mapping[int, Odd]
+        self,
+        names: Sequence[Series],
+        requests: Counts,
+        errors: Counts,
+        cells: Cells,
+        odd: Mapping[int, Odd],
+        *,
+        register: Register | None = None,
+        numbers: Counts | None = None,
     ) -> None:
+        self.register = register
+        self.numbers = _EMPTY if numbers is None else numbers
         self.names = names
         self.requests = requests
         self.errors = errors
@@ -120,6 +162,33 @@ class Frame(Mapping[Series, Outcomes]):
         requests = int(self.requests[position])
         flags, codes = told(self.odd.get(position), requests)
         return Outcomes(requests, int(self.errors[position]), flags, codes, latency)
+
+
+class Memo:
+    """The number by which a reader of frames knows each series: of registered ones it is looked up by name only once."""
+
+    def __init__(self) -> None:
+        self._register: Register | None = None
+        self._own: Counts = _EMPTY
+
+    def of(self, frame: Frame, look_up: Callable[[Sequence[Series]], Counts]) -> Counts:
+        """Return the numbers (0 or more) of a frame's series as `look_up` gives them."""
+        if frame.register is None:
+            return look_up(frame.names)
+        if frame.register is not self._register:
+            self._register, self._own = frame.register, _EMPTY
+        if (missing := len(frame.register) - len(self._own)) > 0:
+            self._own = np.append(self._own, np.full(missing, -1, dtype=np.int64))
+        found = self._own[frame.numbers]
+        if len(found) and found.min() < 0:
+            found = look_up(frame.names)
+            if self._register is frame.register:  # the reader may have begun to count anew
+                self._own[frame.numbers] = found
+        return found
+
+    def forget(self) -> None:
+        """Forget all numbers: the reader gives others from now on."""
+        self._register, self._own = None, _EMPTY
 
 
 _EMPTY: Counts = np.zeros(0, dtype=np.int64)

@@ -8,6 +8,7 @@ latencies to two significant digits: on this grid no sample is counted on the wr
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Self
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 Counts = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 _DECADE: Final = (10, 12, 15, 18, 22, 26, 32, 38, 46, 56, 68, 83)
 
@@ -107,6 +109,25 @@ class Saturation:
     instance: str
     active: float
     limit: float = 0.0
+
+
+class Fills(Iterable[Saturation]):
+    """How full instances are, as columns: `active` and `limit` have one entry per name in `instances`, all distinct."""
+
+    __slots__ = ("active", "instances", "limit")
+
+    def __init__(self, instances: tuple[str, ...], active: Floats, limit: Floats) -> None:
+        self.instances = instances
+        self.active = active
+        self.limit = limit
+
+    def __iter__(self) -> Iterator[Saturation]:
+        """Go through the instances in the order they were given."""
+        return map(Saturation, self.instances, self.active.tolist(), self.limit.tolist())
+
+    def at(self, position: int) -> Saturation:
+        """Return how full the instance at `position` is."""
+        return Saturation(self.instances[position], float(self.active[position]), float(self.limit[position]))
 
 
 @dataclass(frozen=True, slots=True)

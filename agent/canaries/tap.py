@@ -44,7 +44,7 @@ class Tap:
 
     def saturation(self, now: float) -> tuple[Saturation, ...]:
         """Return how full each instance is."""
-        return self._sight.saturation(now)
+        return tuple(self._sight.saturation(now))
 
     def lag(self, now: float) -> float:
         """Return by how many seconds telemetry comes later than usual."""

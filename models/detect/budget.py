@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.detect.baseline import BoolArray, FloatArray, SmallArray
+from models.detect.columns import peak
 from models.detect.finding import ROUNDING
 from models.errors import InvalidInput
 
@@ -73,7 +74,7 @@ def promising(wealth: SmallArray, nats: float) -> BoolArray:
 
     `wealth` are the natural-log e-values of the parts, shape (streams, parts).
     """
-    found: BoolArray = wealth.max(axis=1, initial=0) >= nats - ROUNDING
+    found: BoolArray = np.maximum(peak(wealth), 0) >= nats - ROUNDING
     return found
 
 

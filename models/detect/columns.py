@@ -10,9 +10,17 @@ from dataclasses import fields
 
 import numpy as np
 
-from models.detect.baseline import BoolArray, FloatArray, IntArray
+from models.detect.baseline import BoolArray, FloatArray, IntArray, SmallArray
 
 Column = FloatArray | IntArray | BoolArray
+
+
+def peak(parts: SmallArray) -> SmallArray:
+    """Return the largest of each row of a few columns: several times as fast as numpy's `max` along a short axis."""
+    found = parts[:, 0].copy()
+    for k in range(1, parts.shape[1]):
+        np.maximum(found, parts[:, k], out=found)
+    return found
 
 
 def columns(table: object) -> dict[str, Column]:

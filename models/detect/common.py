@@ -89,10 +89,10 @@ class CommonMode:
             return caps
         caps[news] = self._rarity(evidence[news], bins[news])
         which, place = np.unique(services[news], return_inverse=True)
-        elsewhere = self._elsewhere(which, graph) if len(which) <= EXACT else None
+        elsewhere = graph.elsewhere(which, len(self.recent)) if len(which) <= EXACT else None
         for counts in (tick.astype(np.float64), self.recent):
-            share = _share(counts, which, elsewhere)
-            caps[news] = np.minimum(caps[news], -np.log(np.maximum(share[place, bins[news]], 1e-12)))
+            share = _share(counts, which, elsewhere, place, bins[news])
+            caps[news] = np.minimum(caps[news], -np.log(np.maximum(share, 1e-12)))
         lasting = -np.log(np.maximum(self._persistence(which, elsewhere)[place], 1e-12))
         caps[news] = np.where(slow_before[news], np.minimum(caps[news], lasting), caps[news])
         return np.asarray(np.maximum(caps, 0.0))
@@ -111,10 +111,9 @@ class CommonMode:
 
     def forget(self, service: int, graph: Graph) -> None:
         """Drop what `service` and its callers showed lately: it has a fault, and that is no normal."""
-        for name in {service, *graph.upstream(service)}:
-            if name < len(self.fresh):
-                for table in (self.fresh, self.recent, self.again):
-                    table[name] = 0
+        reached = graph.reached(service)
+        for table in (self.fresh, self.recent, self.again):
+            table[reached[reached < len(table)]] = 0
 
     def _grow(self, services: int) -> None:
         missing = services - len(self.recent)
@@ -122,14 +121,6 @@ class CommonMode:
             for name in ("recent", "again", "fresh"):
                 old: FloatArray = getattr(self, name)
                 setattr(self, name, np.concatenate([old, np.zeros((missing, old.shape[1]))]))
-
-    def _elsewhere(self, which: IntArray, graph: Graph) -> BoolArray:
-        """Return for each service of `which` the services to compare it with, shape (len(which), services)."""
-        found = np.ones((len(which), len(self.recent)), dtype=np.bool_)
-        for i, service in enumerate(which.tolist()):
-            reached = (service, *graph.upstream(service))
-            found[i, [name for name in reached if name < len(self.recent)]] = False
-        return found
 
     def _persistence(self, which: IntArray, elsewhere: BoolArray | None) -> FloatArray:
         """Return how often a slow tick followed on a slow tick elsewhere, 0–1, for each service of `which`."""
@@ -144,16 +135,21 @@ def _beyond(counts: FloatArray) -> FloatArray:
     return np.asarray(np.flip(np.cumsum(np.flip(counts, -1), -1), -1))
 
 
-def _share(counts: FloatArray, which: IntArray, elsewhere: BoolArray | None) -> FloatArray:
-    """Return the share of pairs elsewhere in each bin or above, shape (len(which), BINS), without the worst service.
+def _share(
+    counts: FloatArray, which: IntArray, elsewhere: BoolArray | None, place: IntArray, bins: IntArray
+) -> FloatArray:
+    """Return the share of pairs elsewhere in a bin or above, without the worst service.
 
-    In a storm (`elsewhere` None) elsewhere is everywhere but at the service itself, the worst included.
+    Asked for the service `which[place[k]]` and the bin `bins[k]`, for each k. In a storm (`elsewhere` None) elsewhere is
+    everywhere but at the service itself, the worst included.
     """
     if elsewhere is None:
-        sums = _beyond(counts.sum(axis=0)) - _beyond(counts[which])
-        totals = sums[:, :1]
+        table = _beyond(counts.sum(axis=0)) - _beyond(counts[which])
+        sums, totals = table[place, bins], table[place, 0]
     else:
         beyond = _beyond(counts)
-        sums, totals = elsewhere @ beyond, elsewhere @ beyond[:, :1]
-        sums = sums - np.max(np.where(elsewhere[:, :, None], beyond[None], 0.0), axis=1)
+        table = elsewhere.astype(np.float64) @ beyond
+        asked, back = np.unique(place * BINS + bins, return_inverse=True)
+        worst = np.max(np.where(elsewhere[asked // BINS], beyond.T[asked % BINS], 0.0), axis=1)
+        sums, totals = table[place, bins] - worst[back], table[place, 0]
     return np.asarray(np.maximum(sums, 0) / np.maximum(totals, 1.0))

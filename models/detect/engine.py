@@ -6,7 +6,7 @@ is the same with names.
 Example:
     >>> engine = Engine(FalseAlarmBudget())
     >>> rows = engine.open(np.zeros(2, dtype=np.int64), watched=np.zeros(2, dtype=np.bool_))
-    >>> tick = Tick(rows, requests=np.ones(2) * 9, errors=np.zeros(2), latency=np.zeros((2, BUCKETS)))
+    >>> tick = Tick(rows, requests=np.ones(2) * 9, errors=np.zeros(2), latency=NOTHING.latency)
     >>> [signal.value for signal, alarmed in engine.advance(1_000.0, tick) if len(alarmed)]
     []
 """
@@ -25,8 +25,8 @@ from models.detect.errors import ErrorDetector
 from models.detect.graph import Graph
 from models.detect.latency import LatencyDetector
 from models.detect.traffic import TrafficDetector
+from models.frame import Cells
 from models.incident import Signal
-from models.signals import BUCKETS
 
 LEARN_EVERY_S: Final = 2.5
 LATE_TICKS: Final = 2.0
@@ -42,18 +42,19 @@ LEAST_ROWS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """What arrived in one tick, by distinct rows: `requests`, `errors` (rows,) and `latency` counts (rows, BUCKETS).
+    """What arrived in one tick, by distinct rows: `requests`, `errors` (rows,) and `latency` counts above 0.
 
-    0 ≤ errors ≤ requests. A row without requests says nothing and may be left out.
+    0 ≤ errors ≤ requests. A row without requests says nothing and may be left out. The cells of `latency` are distinct, sorted
+    by row and within that by bucket; their rows are positions in `rows`.
     """
 
     rows: IntArray
     requests: FloatArray
     errors: FloatArray
-    latency: FloatArray
+    latency: Cells
 
 
-NOTHING: Final = Tick(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0), np.zeros((0, BUCKETS)))
+NOTHING: Final = Tick(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0), Cells.of([]))
 
 Alarms = tuple[tuple[Signal, IntArray], ...]
 
@@ -126,7 +127,8 @@ class Engine:
             late = late or at - self.now > LATE_TICKS / self.budget.ticks_per_s
         self.now = at
         some = np.flatnonzero(tick.requests > 0)
-        slow = np.flatnonzero(tick.latency.any(axis=1))
+        fresh = np.diff(tick.latency.row, prepend=-1) > 0
+        slow, place = tick.latency.row[fresh], np.cumsum(fresh) - 1
         erring, slowed = tick.rows[some], tick.rows[slow]
         watched = np.flatnonzero(self.traffic.table.watched)
         self._look(len(erring) + len(slowed) + len(watched))
@@ -135,7 +137,7 @@ class Engine:
         self.latency.update(
             at,
             slowed,
-            tick.latency[slow],
+            Cells(place, tick.latency.bucket, tick.latency.count),
             services=self.service[slowed],
             graph=self.graph,
             threshold=threshold,
@@ -197,6 +199,6 @@ class Engine:
         evidence = np.concatenate([test.evidence(rows) for _, test, rows in waiting])
         at_least = level(self.threshold, evidence, among)
         alarms = tuple((signal, test.alarm(rows, at_least)) for signal, test, rows in waiting)
-        for service in np.unique(self.service[np.concatenate([rows for _, rows in alarms])]).tolist():
+        for service in sorted({service for _, rows in alarms for service in self.service[rows].tolist()}):
             self.latency.blame(service, self.graph)
         return alarms

@@ -28,6 +28,7 @@ from scipy import special
 
 from models.detect.baseline import BoolArray, FloatArray, IntArray, SmallArray
 from models.detect.budget import promising
+from models.detect.columns import peak
 from models.detect.finding import MAX_NATS, QUIET_NATS, QUIET_S, SILENT_S, SUSPICION_NATS, Finding
 
 FAULTS: Final[FloatArray] = np.asarray([0.01, 0.03, 0.08, 0.2, 0.5, 0.97])
@@ -144,12 +145,18 @@ class ErrorDetector:
         t = self.table
         if not len(rows):
             return
-        good = requests - errors
+        live = (errors > 0) | (peak(t.wealth[rows]) > 0)  # of the others no CUSUM leaves zero
+        self._bet(at, rows[live], requests[live], errors[live], threshold)
+        self._collect(at, rows, requests, errors)
+        self._quiet(at, rows, requests - errors, errors)
+
+    def _bet(self, at: float, rows: IntArray, requests: FloatArray, errors: FloatArray, threshold: float) -> None:
+        """Move the CUSUMs of `rows`."""
+        t = self.table
         bound = t.bound[rows][:, None]
-        dispersion = t.dispersion[rows][:, None]
         up = np.log(bound + (1 - bound) * FAULTS) - np.log(bound)
-        gain = (errors[:, None] * up + good[:, None] * np.log1p(-FAULTS)) / dispersion
-        gain = np.minimum(gain, TICK_SHARE * threshold)
+        gain = errors[:, None] * up + (requests - errors)[:, None] * np.log1p(-FAULTS)
+        gain = np.minimum(gain / t.dispersion[rows][:, None], TICK_SHARE * threshold)
         before = t.wealth[rows]
         restart = before <= 0
         armed = t.seen[rows] >= ARMED_REQUESTS
@@ -159,8 +166,6 @@ class ErrorDetector:
         t.run_requests[rows] = np.where(restart, 0, t.run_requests[rows]) + requests[:, None]
         t.run_errors[rows] = np.where(restart, 0, t.run_errors[rows]) + errors[:, None]
         t.run_ticks[rows] = np.where(restart, 0, t.run_ticks[rows]) + (errors > 0)[:, None]
-        self._collect(at, rows, requests, errors)
-        self._quiet(at, rows, good, errors)
 
     def near(self, rows: IntArray, nats: float) -> IntArray:
         """Return those of `rows` whose evidence may reach `nats`."""
@@ -168,6 +173,8 @@ class ErrorDetector:
 
     def evidence(self, rows: IntArray) -> FloatArray:
         """Return the natural-log e-value of each row (mixture over faults)."""
+        if not len(rows):
+            return np.zeros(0)
         wealth = np.maximum(self.table.wealth[rows], 0).astype(np.float64)
         mixed: FloatArray = special.logsumexp(wealth + LOG_WEIGHTS, axis=1)
         return mixed
@@ -176,7 +183,7 @@ class ErrorDetector:
         """Let what has ripened into the baseline; call every few seconds with all open rows."""
         t = self.table
         keep = 0.5 ** (elapsed_s / HALF_LIFE_S)
-        suspicious = t.wealth[rows].max(axis=1, initial=0) > SUSPICION_NATS
+        suspicious = peak(t.wealth[rows]) > SUSPICION_NATS
         held = np.where(suspicious, t.held_s[rows] + elapsed_s, 0.0)
         t.held_s[rows] = held
         t.age_s[rows] += elapsed_s

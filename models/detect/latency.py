@@ -27,11 +27,13 @@ from scipy import special
 from models.detect.baseline import MIDS_S, BoolArray, FloatArray, IntArray, SmallArray, quantile
 from models.detect.bets import ASSUMED, SLOWDOWNS, STEP, Logs, bets, pooled
 from models.detect.budget import promising
+from models.detect.columns import peak
 from models.detect.common import CommonMode
 from models.detect.finding import HOLD_S, MAX_NATS, QUIET_NATS, QUIET_S, SILENT_S, Finding
 from models.detect.graph import Graph
 from models.detect.shift import MeshShift
-from models.detect.window import BELOW, WIDTH, fold, middle, moved, unfold
+from models.detect.window import BELOW, WIDTH, middle, moved, narrowed, spread, unfold
+from models.frame import Cells
 
 PAUSE_SHARE: Final = 0.53
 PAUSE_S: Final = 0.2
@@ -64,7 +66,6 @@ STALE_SHARE: Final = 0.05
 """Bets are computed anew when what is known grew by this share, and once per `ROUNDS` calls of `learn` anyhow."""
 
 ROUNDS: Final = 12
-BLOCK: Final = 2048
 
 
 @dataclass(slots=True)
@@ -153,7 +154,7 @@ class LatencyDetector:
         self,
         at: float,
         rows: IntArray,
-        counts: FloatArray,
+        cells: Cells,
         *,
         services: IntArray,
         graph: Graph,
@@ -162,7 +163,7 @@ class LatencyDetector:
     ) -> None:
         """Take one tick of distinct `rows` with at least one request each.
 
-        `counts` has shape (rows, BUCKETS); `services` numbers the callee of each row and `graph` knows who calls whom
+        `cells` are the counts (see `Tick`), with positions in `rows`; `services` numbers the callee of each row and `graph` knows who calls whom
         (for the common mode); `threshold` is the natural-log e-value of an alarm.
         `late` says that this tick came late.
         """
@@ -171,29 +172,39 @@ class LatencyDetector:
             return
         new = t.seen[rows] == 0
         if new.any():
-            t.offset[rows[new]] = middle(counts[new]) - BELOW
+            t.offset[rows[new]] = middle(spread(cells, np.flatnonzero(new))) - BELOW
         known = t.requests[rows] >= ARMED_REQUESTS
-        extra = counts @ MIDS_S - counts.sum(axis=1) * t.mean_s[rows]
+        requests = np.bincount(cells.row, cells.count, minlength=len(rows)).astype(np.float64, copy=False)
+        extra = np.bincount(cells.row, cells.count * MIDS_S[cells.bucket]) - requests * t.mean_s[rows]
         judged = known & ~t.alarmed[rows]
-        self.shift.see(services[judged], counts[judged].sum(axis=1), np.maximum(extra[judged], 0))
-        seen = fold(counts, t.offset[rows].astype(np.int64)).astype(np.float32)
-        requests = seen.sum(axis=1)
-        gain = np.empty((len(rows), len(SLOWDOWNS)), dtype=np.float32)
-        for block in range(0, len(rows), BLOCK):  # a block's bets stay in the processor's cache
-            part = slice(block, block + BLOCK)
-            bet = t.bets[rows[part]].astype(np.float32)
-            gain[part] = np.einsum("rb,rkb->rk", seen[part], bet, optimize=False) * np.float32(STEP)
+        self.shift.see(services[judged], requests[judged], np.maximum(extra[judged], 0))
+        seen = narrowed(cells, t.offset[rows].astype(np.int64))
+        gain = self._gain(rows, seen)
         gain[~known] = 0
         gain = self._uncommon(gain, extra / requests, services, graph)
         gain = np.minimum(gain, self._worth(rows, gain, services, graph, late=late)[:, None])
         gain, again = self._paced(at, rows, gain, PAUSE_SHARE * threshold)
+        rising, resting = peak(gain) > 0, peak(t.wealth[rows]) <= 0
+        live = rising | ~resting  # of the others no CUSUM leaves zero
+        self._move(at, rows[live], gain[live], again[live])
+        self._collect(at, rows, seen, requests, resting)
+        self._quiet(at, rows, gain)
+
+    def _move(self, at: float, rows: IntArray, gain: SmallArray, again: BoolArray) -> None:
+        """Move the CUSUMs of `rows`."""
+        t = self.table
         before = t.wealth[rows]
         restart = before <= 0
         t.wealth[rows] = np.minimum(np.maximum(before, 0) + gain, MAX_NATS)
         t.start[rows] = np.where(restart, at - self._tick_s, t.start[rows])
         t.run_pauses[rows] = np.where(restart, 0, t.run_pauses[rows]) + ((gain > 0) & (again[:, None] | restart))
-        self._collect(at, rows, seen, requests, np.asarray(restart.all(axis=1), dtype=np.bool_))
-        self._quiet(at, rows, gain)
+
+    def _gain(self, rows: IntArray, seen: Cells) -> SmallArray:
+        """Return what the bets on each row's requests bring, nats, shape (rows, slowdowns)."""
+        bet = self.table.bets[rows[seen.row], :, seen.bucket].astype(np.int64)
+        first = np.flatnonzero(np.diff(seen.row, prepend=-1))
+        steps = np.add.reduceat(bet * seen.count[:, None], first, axis=0)
+        return steps.astype(np.float32) * np.float32(STEP)
 
     def near(self, rows: IntArray, nats: float) -> IntArray:
         """Return those of `rows` whose evidence may reach `nats`."""
@@ -201,6 +212,8 @@ class LatencyDetector:
 
     def evidence(self, rows: IntArray) -> FloatArray:
         """Return the natural-log e-value of each row (mixture over slowdowns with equal weights)."""
+        if not len(rows):
+            return np.zeros(0)
         wealth = np.maximum(self.table.wealth[rows], 0).astype(np.float64)
         mixed: FloatArray = special.logsumexp(wealth, axis=1) - np.log(len(SLOWDOWNS))
         return mixed
@@ -228,7 +241,7 @@ class LatencyDetector:
         """Let what has ripened into the baseline; call every few seconds with all open rows."""
         t = self.table
         keep = np.float32(0.5 ** (elapsed_s / HALF_LIFE_S))
-        suspicious = t.wealth[rows].max(axis=1, initial=0) > SUSPICION_NATS
+        suspicious = peak(t.wealth[rows]) > SUSPICION_NATS
         held = np.where(suspicious, t.held_s[rows] + elapsed_s, 0.0)
         t.held_s[rows] = held
         for column in (t.counts, t.requests, t.ticks, t.slow, t.excess, t.betted):
@@ -295,12 +308,12 @@ class LatencyDetector:
         t.paced_at[rows] = np.where(again, at, t.paced_at[rows])
         spent = np.where(again, 0, t.paced[rows])
         gain = np.minimum(gain, (most - spent)[:, None]).astype(np.float32)
-        t.paced[rows] = spent + np.maximum(gain.max(axis=1), 0)
+        t.paced[rows] = spent + np.maximum(peak(gain), 0)
         return gain, again
 
     def _uncommon(self, gain: SmallArray, extra_s: FloatArray, services: IntArray, graph: Graph) -> SmallArray:
         """Return the evidence, none in favour of slowness where a request's extra time is within what is no news."""
-        some = np.flatnonzero(gain.max(axis=1) > 0)
+        some = np.flatnonzero(peak(gain) > 0)
         if len(some):
             which, place = np.unique(services[some], return_inverse=True)
             least = np.maximum(SLOWER_S, self.shift.tolerated(which, graph)[place])
@@ -311,7 +324,7 @@ class LatencyDetector:
     def _worth(self, rows: IntArray, gain: SmallArray, services: IntArray, graph: Graph, *, late: bool) -> FloatArray:
         """Return the most nats that this tick may be worth for each row; note which ticks are slow."""
         t = self.table
-        evidence = np.maximum(gain.max(axis=1), 0).astype(np.float64)
+        evidence = np.maximum(peak(gain), 0).astype(np.float64)
         slow = evidence >= SLOW_NATS
         worth = np.full(len(rows), np.inf)
         judged = np.flatnonzero((t.requests[rows] >= ARMED_REQUESTS) & ~t.alarmed[rows])
@@ -346,13 +359,17 @@ class LatencyDetector:
         full = unfold(t.counts[rows], t.offset[rows].astype(np.int64))
         t.mean_s[rows] = full @ MIDS_S / np.maximum(full.sum(axis=1), 1e-9)
 
-    def _collect(self, at: float, rows: IntArray, seen: SmallArray, requests: SmallArray, restart: BoolArray) -> None:
+    def _collect(self, at: float, rows: IntArray, seen: Cells, requests: FloatArray, restart: BoolArray) -> None:
         t = self.table
         well = ~t.alarmed[rows]
-        t.fresh[rows] = np.minimum(t.fresh[rows] + seen * well[:, None], np.iinfo(np.uint16).max)
-        run = np.where(restart[:, None] & well[:, None], 0, t.run[rows].astype(np.float32))
-        run *= np.where(well, 1.0, RECENT_KEEP)[:, None]
-        t.run[rows] = np.minimum(run + seen, np.finfo(np.float16).max)
+        t.run[rows[restart & well]] = 0
+        sick = rows[~well]
+        t.run[sick] = t.run[sick].astype(np.float32) * np.float32(RECENT_KEEP)
+        place = (rows[seen.row], seen.bucket)
+        t.run[place] = np.minimum(t.run[place] + seen.count.astype(np.float32), np.finfo(np.float16).max)
+        learns = well[seen.row]
+        place = (rows[seen.row[learns]], seen.bucket[learns])
+        t.fresh[place] = np.minimum(t.fresh[place] + seen.count[learns], np.iinfo(np.uint16).max)
         t.seen[rows] += requests
         t.last_at[rows] = at
         t.episode_requests[rows] += requests * ~well

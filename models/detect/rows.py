@@ -10,11 +10,13 @@ import numpy as np
 from models.detect.baseline import FloatArray, IntArray
 from models.detect.engine import NOTHING, Engine, Tick
 from models.detect.views import answered, counted, views
-from models.frame import Cells, Frame
+from models.frame import Cells, Frame, Memo
 from models.signals import BUCKETS, Counts, Outcomes, Series, Side
 from models.telemetry import BREAKER_FAILED_FLAG, BREAKER_FLAG
 
 MAX_ROUTES: Final = 200_000
+_COUNT: Final = 2**32 - 1
+
 MOST_VIEWS: Final = 2
 """Rows that one series can be part of (see `views`)."""
 
@@ -26,28 +28,34 @@ class Rows:
         self.engine = engine
         self.by_key: dict[Series, int] = {}
         self.keys: dict[int, Series] = {}
+        self._memo = Memo()
         self._slots: dict[Series, int] = {}  # of every series seen: its line in `_routes`
         self._routes = np.zeros((0, MOST_VIEWS), dtype=np.int64)  # the rows it is part of, -1 for none
 
     def gather(self, outcomes: Mapping[Series, Outcomes]) -> Tick:
         """Sum the tick's series into watched rows."""
         frame = Frame.of(outcomes)
-        mine = self._routes_of(frame.names)
+        slots = self._memo.of(frame, self._slots_of)
+        mine = self._routes[slots]
         source, which = np.nonzero(mine >= 0)
         if not len(source):
             return NOTHING
-        rows, place = np.unique(mine[source, which], return_inverse=True)
+        part = mine[source, which]
+        place_of = np.zeros(len(self.engine.opened), dtype=np.int64)
+        place_of[part] = 1
+        rows = np.flatnonzero(place_of)
+        place_of[rows] = np.arange(len(rows))
+        place = place_of[part]
         requests, errors, cells = _answered(frame)
         places = np.full(mine.shape, -1, dtype=np.int64)
         places[source, which] = place
         target = places[cells.row]
         at, view = np.nonzero(target >= 0)
-        latency = _sums(target[at, view] * BUCKETS + cells.bucket[at], cells.count[at], len(rows) * BUCKETS)
         return Tick(
             rows,
             _sums(place, requests[source], len(rows)),
             _sums(place, errors[source], len(rows)),
-            latency.reshape(len(rows), BUCKETS),
+            _merged(target[at, view] * BUCKETS + cells.bucket[at], cells.count[at]),
         )
 
     def watch(self, keys: list[Series]) -> IntArray:
@@ -67,11 +75,11 @@ class Rows:
         self._forget_routes()
         self.engine.close(rows)
 
-    def _routes_of(self, names: Sequence[Series]) -> IntArray:
-        """Return the rows that each series is part of, shape (names, MOST_VIEWS)."""
+    def _slots_of(self, names: Sequence[Series]) -> IntArray:
+        """Return each series' line in `_routes`."""
         slots = self._slots
         try:
-            return self._routes[np.fromiter(map(slots.__getitem__, names), np.int64, len(names))]
+            return np.fromiter(map(slots.__getitem__, names), np.int64, len(names))
         except KeyError:  # some are new
             pass
         new = [series for series in names if series not in slots]
@@ -79,9 +87,10 @@ class Rows:
             self._forget_routes()
             new = list(names)
         self._learn(sorted(new))
-        return self._routes[np.fromiter(map(slots.__getitem__, names), np.int64, len(names))]
+        return np.fromiter(map(slots.__getitem__, names), np.int64, len(names))
 
     def _forget_routes(self) -> None:
+        self._memo.forget()
         self._slots.clear()
         self._routes = self._routes[:0]
 
@@ -113,6 +122,18 @@ def _answered(frame: Frame) -> tuple[Counts, Counts, Cells]:
             np.concatenate([kept.count, rest.count]),
         )
     return requests, errors, Cells(cells.row, cells.bucket, np.maximum(cells.count, 0))
+
+
+def _merged(cells: IntArray, counts: Counts) -> Cells:
+    """Return the sums of counts (0 to 2³²) of each cell, `row * BUCKETS + bucket`, sorted; those of 0 are left out."""
+    packed = np.sort(cells << 32 | counts)  # one array of numbers sorts several times as fast as an order is found
+    packed = packed[packed & _COUNT > 0]
+    cell = packed >> 32
+    first = np.flatnonzero(np.diff(cell, prepend=-1))
+    if len(first) == 0:
+        return NOTHING.latency
+    cell = cell[first]
+    return Cells(cell // BUCKETS, cell % BUCKETS, np.add.reduceat(packed & _COUNT, first))
 
 
 def _sums(groups: IntArray, counts: Counts, size: int) -> FloatArray:

@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from models.signals import Saturation
+import numpy as np
+
+from models.signals import Fills, Saturation
 
 FULL: Final = 0.9
 BACK: Final = 0.7
@@ -31,11 +33,13 @@ class SaturationDetector:
 
     def __init__(self) -> None:
         self.instances: dict[str, Fullness] = {}
+        self._place: dict[str, int] = {}
+        self._names: tuple[str, ...] = ()
 
     def update(self, at: float, saturations: Iterable[Saturation]) -> tuple[str, ...]:
         """Take the reports of one tick; return the instance ids that alarm in this tick."""
         alarms: list[str] = []
-        for report in saturations:
+        for report in self._telling(saturations) if isinstance(saturations, Fills) else saturations:
             if not report.limit > 0:
                 continue
             state = self.instances.get(report.instance)
@@ -51,3 +55,13 @@ class SaturationDetector:
             elif state.reports and (state.share < BACK or not state.alarmed):
                 self.instances[report.instance] = Fullness(share=state.share)
         return tuple(alarms)
+
+    def _telling(self, fills: Fills) -> Iterable[Saturation]:
+        """Return those that are full, were full, or were never heard of: what the others report changes nothing."""
+        if fills.instances is not self._names:
+            self._names = fills.instances
+            self._place = {name: k for k, name in enumerate(fills.instances)}
+            return fills
+        full = np.flatnonzero(fills.active >= BACK * fills.limit).tolist()
+        were = (self._place.get(name) for name, state in self.instances.items() if state.reports)
+        return [fills.at(k) for k in sorted({*full, *(k for k in were if k is not None)})]

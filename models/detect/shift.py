@@ -81,15 +81,12 @@ class MeshShift:
         each, known = self._each()
         usual = float(self.usual_high[0] / (self.usual_high[1] + USUAL_TICKS))
         if len(services) > EXACT:
-            return np.full(len(services), TIMES * _beyond(_high(each[known]), usual))
+            return np.full(len(services), TIMES * _beyond(np.asarray([_high(each[known])]), usual))
         waiting = np.maximum(0.0, each - self.usual[:, 1] / np.maximum(self.usual[:, 0] + FEWEST, 1e-9))
-        found = np.zeros(len(services))
-        for i, service in enumerate(services.tolist()):
-            others = known.copy()
-            others[[name for name in (service, *graph.upstream(service)) if name < len(others)]] = False
-            waits = [name for name in graph.callees(service) if name < len(each)]
-            found[i] = TIMES * _beyond(_high(each[others]), usual) + WAITING * float(waiting[waits].sum())
-        return found
+        high = _highs(each, graph.elsewhere(services, len(each)) & known)
+        line, callee = graph.calls(services, len(each))
+        waits = np.bincount(line, waiting[callee], minlength=len(services))
+        return np.asarray(TIMES * _beyond(high, usual) + WAITING * waits)
 
     def _each(self) -> tuple[FloatArray, BoolArray]:
         """Return the extra seconds of one request of each service at the moment, and which services are known."""
@@ -99,12 +96,13 @@ class MeshShift:
 
     def forget(self, service: int, graph: Graph) -> None:
         """Drop what `service` and its callers showed lately: it has a fault of its own."""
-        self.sums[[name for name in (service, *graph.upstream(service)) if name < len(self.sums)]] = 0
+        reached = graph.reached(service)
+        self.sums[reached[reached < len(self.sums)]] = 0
 
 
-def _beyond(high_s: float, usual_s: float) -> float:
+def _beyond(high_s: FloatArray, usual_s: float) -> FloatArray:
     """Return what of the mesh's extra time is no usual difference between requests."""
-    return high_s if high_s > RESTLESS * usual_s else max(0.0, high_s - usual_s)
+    return np.where(high_s > RESTLESS * usual_s, high_s, np.maximum(0.0, high_s - usual_s))
 
 
 def _high(extra_s: FloatArray) -> float:
@@ -114,3 +112,17 @@ def _high(extra_s: FloatArray) -> float:
     ranked = np.sort(extra_s)
     high = float(ranked[min(len(ranked) - 2, int(QUANTILE * (len(ranked) - 1)))])
     return high if high >= NOTICED_S else 0.0
+
+
+def _highs(extra_s: FloatArray, others: BoolArray) -> FloatArray:
+    """Return `_high` of the extra times (services,) among those that each row of `others` marks, shape (rows,)."""
+    found = np.zeros(len(others))
+    if len(extra_s) < 2:  # noqa: PLR2004
+        return found
+    order = np.argsort(extra_s)
+    among = np.cumsum(others[:, order], axis=1, dtype=np.int32)
+    count = among[:, -1:]
+    rank = np.minimum(count - 2, (QUANTILE * (count - 1)).astype(np.int64))
+    some = np.flatnonzero(count >= 2)  # noqa: PLR2004
+    found[some] = extra_s[order[np.argmax(among[some] > rank[some], axis=1)]]
+    return np.where(found >= NOTICED_S, found, 0.0)

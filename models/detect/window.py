@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.detect.baseline import FloatArray, IntArray
+from models.frame import Cells
 from models.signals import BUCKETS
 
 WIDTH: Final = 32
@@ -35,6 +36,26 @@ def fold(counts: Grid, offset: IntArray) -> FloatArray:
     edges = np.clip(offset[:, None] + np.arange(WIDTH + 1), 0, BUCKETS)
     edges[:, 0], edges[:, -1] = 0, BUCKETS
     return np.diff(np.take_along_axis(below, edges, axis=1), axis=1)
+
+
+def narrowed(cells: Cells, offset: IntArray) -> Cells:
+    """Return cells of the mesh's grid as cells of windows, row k's from bucket `offset[k]` on: the same as `fold`.
+
+    `cells` are distinct and sorted by row, then bucket; so is what is returned.
+    """
+    place = cells.row * WIDTH + np.clip(cells.bucket - offset[cells.row], 0, WIDTH - 1)
+    first = np.flatnonzero(np.diff(place, prepend=-1))
+    if len(first) < len(place):  # what lies outside a window meets in its outermost buckets
+        return Cells(place[first] // WIDTH, place[first] % WIDTH, np.add.reduceat(cells.count, first))
+    return Cells(cells.row, place % WIDTH, cells.count)
+
+
+def spread(cells: Cells, rows: IntArray) -> IntArray:
+    """Return the full histograms, shape (rows, BUCKETS), of some of the rows, ascending."""
+    found = np.zeros((len(rows), BUCKETS), dtype=np.int64)
+    mine = cells.only(np.isin(cells.row, rows))
+    found[np.searchsorted(rows, mine.row), mine.bucket] = mine.count
+    return found
 
 
 def unfold(windows: Grid, offset: IntArray) -> FloatArray:

@@ -17,6 +17,7 @@ import numpy as np
 
 from models.detect import Engine, FalseAlarmBudget, Tick
 from models.detect.columns import columns
+from models.frame import Cells
 from models.signals import BUCKETS
 from simulations.bench.figures import Table, Target
 
@@ -51,7 +52,8 @@ def ours(series: int, ticks: int = 15) -> Cost:
         buckets = np.clip(np.rint(middle[:, None] + 2 * rng.standard_normal((series, REQUESTS))), 0, BUCKETS - 1)
         places = np.repeat(np.arange(series), REQUESTS) * BUCKETS + buckets.astype(np.int64).ravel()
         latency = np.bincount(places, minlength=series * BUCKETS).reshape(series, BUCKETS).astype(np.float64)
-        drawn.append(Tick(rows, latency.sum(axis=1), rng.binomial(REQUESTS, 1e-3, series).astype(np.float64), latency))
+        errors = rng.binomial(REQUESTS, 1e-3, series).astype(np.float64)
+        drawn.append(Tick(rows, latency.sum(axis=1), errors, Cells.table(latency)))
     began = 0.0
     for k in range(WARM_UP + ticks):
         if k == WARM_UP:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from models.detect import Engine, FalseAlarmBudget, Tick
 from models.detect.bets import MARGIN
+from models.frame import Cells
 from models.incident import Signal
 from models.signals import BOUNDS_S, BUCKETS
 from simulations.bench.figures import Table, Target
@@ -120,7 +121,7 @@ def delay(case: Case, runs: int = 200, seed: int = 1) -> Delay:
         requests = rng.poisson(rate)
         errors = rng.binomial(requests, np.where(sick, case.after, case.before))
         latency = _draw(rng, requests, np.where(sick, case.slower, 1.0))
-        tick = Tick(rows, requests.astype(np.float64), errors.astype(np.float64), latency)
+        tick = Tick(rows, requests.astype(np.float64), errors.astype(np.float64), Cells.table(latency))
         alarms = dict(engine.advance(now, tick))
         if engine.due():
             engine.learn()

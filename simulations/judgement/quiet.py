@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.detect import Tick
+from models.frame import Cells
 from models.signals import BOUNDS_S, BUCKETS
 
 Floats = npt.NDArray[np.float64]
@@ -67,7 +68,7 @@ class Quiet:
         requests = rng.poisson(rate)
         errors = self._errors(requests, ratio)
         latency = self._latency(requests, phase) if self.with_latency else np.zeros((self.rows, BUCKETS))
-        return Tick(np.arange(self.rows), requests.astype(np.float64), errors.astype(np.float64), latency)
+        return Tick(np.arange(self.rows), requests.astype(np.float64), errors.astype(np.float64), Cells.table(latency))
 
     def _errors(self, requests: npt.NDArray[np.int64], ratio: Floats) -> npt.NDArray[np.int64]:
         if self.kind != "over-dispersed":

@@ -13,8 +13,8 @@ from typing import Final
 
 import numpy as np
 
-from models.frame import EMPTY, Cells, Frame, Odd
-from models.signals import BOUNDS_S, BUCKETS, Outcomes, Saturation, Series, Side
+from models.frame import EMPTY, Cells, Frame, Odd, Register
+from models.signals import BOUNDS_S, BUCKETS, Fills, Outcomes, Series, Side
 from models.telemetry import BREAKER_FAILED_FLAG, BREAKER_FLAG
 from simulations.simulator.condition import Condition
 from simulations.simulator.layout import Bools, Floats, Ints, Layout
@@ -42,6 +42,7 @@ CODES: Final = {
     Fate.RESCUED: 200,
 }
 _FATES: Final = len(Fate)
+_BAD: Final = BAD.astype(np.int64)
 _SERVED: Final = np.asarray([fate in {Fate.OK, Fate.FAILED, Fate.OVERFLOW} for fate in Fate])
 
 
@@ -64,7 +65,10 @@ class Telemetry:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._wide = int(np.max(np.diff(layout.first))) + 1
-        self._keys: dict[Side, dict[int, Series]] = {side: {} for side in Side}
+        calls, instances = len(layout.caller), len(layout.instances)
+        self._register = Register()
+        sizes = {Side.CLIENT: calls, Side.ATTEMPT: calls * self._wide, Side.SERVER: instances}
+        self._numbers = {side: np.full(size, -1, dtype=np.int64) for side, size in sizes.items()}  # by key
         self.silent: frozenset[str] = frozenset()
 
     def reporters(self) -> frozenset[str]:
@@ -93,24 +97,29 @@ class Telemetry:
             ]
         )
 
-    def saturation(self, now: Condition) -> tuple[Saturation, ...]:
+    def saturation(self, now: Condition) -> Fills:
         """Return how full each instance is: requests it holds or lets wait, of its workers and its queue."""
         held = now.load * now.busy_s + now.backlog
-        return tuple(map(Saturation, self._layout.instances, held.tolist(), now.workers.tolist()))
+        return Fills(self._layout.instances, held, now.workers)
 
     def _columns(self, side: Side, seen: _Seen) -> Frame:
         """Count what one side saw."""
         if not len(seen.key):
             return EMPTY
-        keys = self._keys[side]
-        names, rows = np.unique(seen.key, return_inverse=True)
-        series = [keys.get(name) or self._name(side, name) for name in names.tolist()]
+        known = self._numbers[side]
+        place_of = np.bincount(seen.key, minlength=len(known))
+        keys = np.flatnonzero(place_of)
+        place_of[keys] = np.arange(len(keys))
+        rows = place_of[seen.key]
+        for new in keys[known[keys] < 0].tolist():
+            known[new] = self._register.enter(self._name(side, new))
+        series = self._register.names(known[keys])
         if self.silent:
             heard = np.asarray([one.reporter not in self.silent for one in series])
             if not heard.all():
                 return self._columns(side, seen.only(heard[rows]))
         fate = seen.fate
-        fates = np.bincount(rows * _FATES + fate, minlength=len(names) * _FATES).reshape(-1, _FATES)
+        fates = np.bincount(rows * _FATES + fate, minlength=len(keys) * _FATES).reshape(-1, _FATES)
         buckets = np.searchsorted(BOUNDS_S, seen.seconds[seen.timed])
         cells, counts = np.unique(rows[seen.timed] * BUCKETS + buckets, return_counts=True)
         requests = fates.sum(axis=1)
@@ -118,21 +127,19 @@ class Telemetry:
             row: _odd(fates[row].tolist(), attempt=side is Side.ATTEMPT)
             for row in np.flatnonzero(fates[:, Fate.OK] != requests).tolist()
         }
-        return Frame(series, requests, (fates * BAD).sum(axis=1), Cells(cells // BUCKETS, cells % BUCKETS, counts), odd)
+        latencies = Cells(cells // BUCKETS, cells % BUCKETS, counts)
+        return Frame(series, requests, fates @ _BAD, latencies, odd, register=self._register, numbers=known[keys])
 
     def _name(self, side: Side, key: int) -> Series:
         layout = self._layout
         if side is Side.SERVER:
             callee, version = layout.services[layout.service_of[key]], layout.version_of[key]
-            made = Series(side, "", callee, version, layout.instances[key], layout.instances[key])
-        else:
-            call, local = (key, 0) if side is Side.CLIENT else divmod(key, self._wide)
-            callee = layout.services[layout.callee[call]]
-            instance = int(layout.first[layout.callee[call]]) + local - 1
-            version, name = (layout.version_of[instance], layout.instances[instance]) if local else ("", "")
-            made = Series(side, layout.caller_name(call), callee, version, name, reporter(layout, call))
-        self._keys[side][key] = made
-        return made
+            return Series(side, "", callee, version, layout.instances[key], layout.instances[key])
+        call, local = (key, 0) if side is Side.CLIENT else divmod(key, self._wide)
+        callee = layout.services[layout.callee[call]]
+        instance = int(layout.first[layout.callee[call]]) + local - 1
+        version, name = (layout.version_of[instance], layout.instances[instance]) if local else ("", "")
+        return Series(side, layout.caller_name(call), callee, version, name, reporter(layout, call))
 
 
 def reporter(layout: Layout, call: int) -> str:
@@ -169,6 +176,8 @@ def _joined(frames: Sequence[Frame]) -> Frame:
             np.concatenate([frame.cells.count for frame in frames]),
         ),
         {start + k: odd for frame, start in parts for k, odd in frame.odd.items()},
+        register=next((frame.register for frame in frames if len(frame)), None),
+        numbers=np.concatenate([frame.numbers for frame in frames]),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +64,7 @@ class SimulatedSight:
         del now
         return self.blinded
 
-    def saturation(self, now: float) -> tuple[Saturation, ...]:
+    def saturation(self, now: float) -> Iterable[Saturation]:
         """Return how full each instance is."""
         del now
         return self._telemetry.saturation(self._plant.now)

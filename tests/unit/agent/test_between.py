@@ -21,8 +21,10 @@ from agent.track import Track
 from agent.witness import OURS
 from models.domain import ChangeEvent, ChangeKind
 from models.errors import Broken, Refused, Unavailable
+from models.frame import Frame
 from models.incident import CauseKind, Stage
 from models.overlay import EjectInstance, RunHook, ShiftTraffic
+from models.signals import Outcomes
 from playbooks import load
 from playbooks.guards import Limits
 from playbooks.ledger import Ledger
@@ -89,7 +91,8 @@ async def test_a_paused_step_is_not_withdrawn_as_a_symptom(world: World) -> None
     await order(world, Verb.PAUSE)
     (track,) = world.loop._tracks.values()
     cause = replace(slow_instance(world).cause, service="catalog-db")
-    world.mesh.see([replace(track.incident.anomalies[0].series, caller="catalog", callee="catalog-db")])
+    edge = replace(track.incident.anomalies[0].series, caller="catalog", callee="catalog-db")
+    world.mesh.see(Frame.of({edge: Outcomes()}))
     world.loop._triage._supersede(Track(track.incident), cause)
     await world.loop.idle()
     assert track.incident.stage is Stage.VERIFYING

@@ -12,10 +12,12 @@ from models.detect import DetectorBank, FalseAlarmBudget
 from models.detect.bets import ASSUMED, BET_CAP, STEP, bets, pooled
 from models.detect.common import CommonMode
 from models.detect.graph import Graph
-from models.detect.window import BELOW, WIDTH, fold, middle, moved, unfold
+from models.detect.saturation import SaturationDetector
+from models.detect.window import BELOW, WIDTH, fold, middle, moved, narrowed, unfold
 from models.errors import InvalidInput
+from models.frame import Cells
 from models.incident import Anomaly, Signal
-from models.signals import BUCKETS, Outcomes, Saturation, Series, Side
+from models.signals import BUCKETS, Fills, Outcomes, Saturation, Series, Side
 
 from .conftest import START, TICK_S, outcomes
 
@@ -382,6 +384,37 @@ def test_windows_keep_every_request(counts: list[int], old: int, new: int) -> No
         unfold(fold(full, centred), centred)[0, centred[0] + 1 : centred[0] + WIDTH - 1]
         == full[0, centred[0] + 1 : centred[0] + WIDTH - 1]
     ).all()
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, BUCKETS - 1)), max_size=30), st.integers(-8, 70))
+@settings(deadline=None)
+def test_cells_are_narrowed_to_what_folding_whole_histograms_gives(found: list[tuple[int, int]], begin: int) -> None:
+    """A tick's few counts land in the same buckets of their windows as if every bucket had been looked at."""
+    full = np.zeros((4, BUCKETS), dtype=np.int64)
+    for row, bucket in found:
+        full[row, bucket] += 1
+    offset = begin + np.arange(4)
+    cells = narrowed(Cells.table(full), offset)
+    seen = np.zeros((4, WIDTH))
+    seen[cells.row, cells.bucket] = cells.count
+    assert np.array_equal(seen, fold(full, offset))
+    assert len(set(zip(cells.row.tolist(), cells.bucket.tolist(), strict=True))) == len(cells.row)
+
+
+@given(st.lists(st.lists(st.sampled_from([0.0, 50.0, 75.0, 95.0]), min_size=3, max_size=3), max_size=40))
+def test_columns_of_fullness_alarm_as_reports_one_by_one(ticks: list[list[float]]) -> None:
+    """What detector and decider make of saturation does not depend on how it is handed over."""
+    names, limit = ("a-1", "b-1", "c-1"), np.asarray([100.0, 100.0, 0.0])
+    one, other = SaturationDetector(), SaturationDetector()
+    for k, active in enumerate(ticks):
+        reports = tuple(map(Saturation, names, active, limit.tolist()))
+        columns = Fills(names, np.asarray(active), limit)
+        assert tuple(columns) == tuple(map(columns.at, range(3))) == reports
+        assert one.update(START + k, reports) == other.update(START + k, columns)
+        for name in names[:2]:
+            was, now = one.instances[name], other.instances[name]
+            assert (was.since, was.reports, was.alarmed) == (now.since, now.reports, now.alarmed)
+            assert not was.reports or was.share == now.share
 
 
 def _common() -> CommonMode:

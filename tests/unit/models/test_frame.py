@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.bins import Bin, total
+from agent.history import History
 from models.detect.budget import FalseAlarmBudget, level, lowest
 from models.detect.engine import Engine, Tick
 from models.detect.rows import Rows
 from models.detect.views import answered, counted, views
-from models.frame import Frame
+from models.frame import Cells, Frame, Register
 from models.signals import BUCKETS, Outcomes, Series, Side
 from models.telemetry import BREAKER_FAILED_FLAG, BREAKER_FLAG
 
@@ -114,7 +115,36 @@ def test_rows_sum_what_the_callees_answer_for(given_: list[dict[Series, Outcomes
         for k, row in enumerate(tick.rows.tolist()):
             requests, errors, latency = expected[rows.keys[row]]
             assert (tick.requests[k], tick.errors[k]) == (requests, errors)
-            assert np.array_equal(tick.latency[k], latency)
+            cells = tick.latency.only(tick.latency.row == k)
+            assert np.array_equal(cells.bucket, np.flatnonzero(latency))
+            assert np.array_equal(cells.count, latency[cells.bucket])
+
+
+@given(ticks)
+def test_numbered_series_are_read_as_named_ones(given_: list[dict[Series, Outcomes]]) -> None:
+    """Rows and history make the same of a frame whose source numbers its series, also after they began to count anew."""
+    rows, history = [Rows(Engine(FalseAlarmBudget())) for _ in range(2)], [History(), History()]
+    register = Register()
+    numbers: dict[Series, int] = {}
+    for at, mapping in enumerate(given_):
+        plain = Frame.of(mapping)
+        for name in mapping:
+            numbers[name] = numbers[name] if name in numbers else register.enter(name)
+        codes = np.asarray([numbers[name] for name in mapping], dtype=np.int64)
+        parts = (plain.names, plain.requests, plain.errors, plain.cells, plain.odd)
+        numbered = Frame(*parts, register=register, numbers=codes)
+        assert register.names(codes) == list(mapping)
+        one, other = rows[0].gather(plain), rows[1].gather(numbered)
+        assert np.array_equal(one.rows, other.rows)
+        assert np.array_equal(one.requests, other.requests)
+        assert np.array_equal(one.latency.count, other.latency.count)
+        now = 1000.0 + 130.0 * at  # each tick later than the one before is remembered
+        history[0].add(now, plain)
+        history[1].add(now, numbered)
+        assert list(history[0].since(0)) == list(history[1].since(0))
+        assert [history[0].last_seen(name) for name in NAMES] == [history[1].last_seen(name) for name in NAMES]
+        for one_of in rows:
+            one_of.forget(np.asarray(list(one_of.keys)[:1], dtype=np.int64))
 
 
 @given(st.lists(st.floats(0, 30), max_size=30))
@@ -135,7 +165,7 @@ def test_evidence_that_could_reach_a_level_is_never_left_out() -> None:
         errors = random.binomial(requests.astype(np.int64), 0.3 if tick > 70 else 0.01).astype(np.float64)
         latency = np.zeros((50, BUCKETS))
         latency[np.arange(50), 30 + (tick > 70) * 6] = requests
-        engine.advance(1000.0 + 0.2 * tick, Tick(rows, requests, errors, latency))
+        engine.advance(1000.0 + 0.2 * tick, Tick(rows, requests, errors, Cells.table(latency)))
         for test in (engine.errors, engine.latency, engine.traffic):
             evidence = test.evidence(rows)
             for nats in (1.0, 5.0, 15.0):

@@ -32,3 +32,23 @@ def test_the_spread_of_slow_services_hides_no_slowdown_of_a_fast_one_and_a_stall
     for _ in range(5):
         tick(shift, random, stall_s=0.2)
     assert shift.tolerated(SERVICES[:1], graph)[0] > 0.4
+
+
+def test_a_service_is_compared_with_those_its_fault_would_not_reach() -> None:
+    """What a service may take longer follows from the others' extra time and from that of those it calls, one by one."""
+    random = np.random.default_rng(9)
+    shift, graph = MeshShift(TICK_S), Graph()
+    for service in range(1, 60):
+        graph.add(int(random.integers(service)), service)
+    for _ in range(300):
+        tick(shift, random)
+    tick(shift, random, stall_s=0.05)
+    asked = np.arange(40)
+    together = shift.tolerated(asked, graph)
+    assert len(set(together.tolist())) > 20
+    alone = [float(shift.tolerated(asked[k : k + 1], graph)[0]) for k in asked.tolist()]
+    assert together.tolist() == alone
+    for service, mask in zip(asked.tolist(), graph.elsewhere(asked, 60), strict=True):
+        assert set(np.flatnonzero(~mask).tolist()) == {service, *graph.upstream(service)}
+    kept = graph.elsewhere(asked, 30)
+    assert kept.shape == (40, 30)
