@@ -107,7 +107,7 @@ class Scribe:
         if interlock != Interlock.STORM or self._first_of_storm():
             self._t.pager.page(track.incident, f"{track.incident.title}: {why}")
         await self.record("escalated", track, {"why": why, "interlock": interlock, "step": step_json(step)})
-        await self.save(track)
+        await self.save(track, ledger=True)  # the step that brought it here may have been taken out again
 
     def _first_of_storm(self) -> bool:
         """Tell whether a storm calls a person with this incident: one page, however many incidents it has."""

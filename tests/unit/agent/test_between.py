@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -193,9 +194,14 @@ async def test_an_act_that_was_stopped_leaves_nothing_in_the_ledger(tmp_path: Pa
         world.actuator.lay = fail  # type: ignore[method-assign,assignment]
     world.break_(bad_version(world, cured_by=[]))
     await world.step(0.4)
+    kept = await world.store.recall("ledger", shared=True)
     await world.store.close()
     verbs = [verb for verb, _ in world.planner.entries]
     assert verbs.count("acted") == verbs.count("not acted") >= 1
+    assert kept is not None
+    assert json.loads(kept) == [
+        list(entry) for entry in world.planner.entries
+    ]  # and an agent that is killed now knows it
     assert world.acts() == []
 
 
