@@ -139,6 +139,7 @@ class Agent:
             audit_broken=self._chronicle.broken,
             audit_waiting=self._chronicle.waiting,
             stopped=self._switch.stopped,
+            unsolved=tuple(incident.id for incident in self.loop.unsolved),
         )
 
     def ready(self) -> str:

@@ -115,6 +115,13 @@ class HealingLoop:
         return track.incident if track else None
 
     @property
+    def unsolved(self) -> tuple[Incident, ...]:
+        """Return what was left to people and is still seen: nothing new is opened for it."""
+        now = self._t.clock()
+        left = (t for t in self._tracks.values() if t.incident.stage is Stage.ESCALATED)
+        return tuple(t.incident for t in left if now - t.live_at < self._t.settings.gone_s)
+
+    @property
     def anomalies(self) -> tuple[Anomaly, ...]:
         """Return what was anomalous at the last tick."""
         return self._anomalies

@@ -41,7 +41,10 @@ REQUESTS: Final = Counter("fibrin_agent_api_requests_total", "Requests to the ag
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How the agent is. `fence` None: not held, `why_not` says why. `blind` are sidecars without telemetry to trust."""
+    """How the agent is. `fence` None: not held, `why_not` says why. `blind` are sidecars without telemetry to trust.
+
+    `unsolved` are incidents that were left to people and whose symptoms are still seen.
+    """
 
     version: str
     started_at: float
@@ -60,6 +63,7 @@ class Status:
     audit_broken: str = ""
     audit_waiting: int = 0
     stopped: str = ""
+    unsolved: tuple[str, ...] = ()
 
 
 class Backend(Orders, Protocol):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -62,7 +62,9 @@ def check(target: Target, output: str) -> None:
             click.echo(f"    {finding.hint}")
     failed = sum(f.level is Level.FAILED for f in findings)
     if output == "table":
-        click.echo(f"Status: {f'{failed} failed' if failed else 'in order'}")
+        warned = sum(f.level is Level.WARNING for f in findings)
+        well = f"in order, {warned} to look at" if warned else "in order"
+        click.echo(f"Status: {f'{failed} failed' if failed else well}")
     raise SystemExit(1 if failed else 0)
 
 
@@ -119,18 +121,26 @@ async def _control(target: Target) -> AsyncIterator[Finding]:
 async def _agent(target: Target) -> AsyncIterator[Finding]:
     async with target.agent() as client:
         yield await _ready("agent", client.healthy())
-        status = plain(await client.status())
-        if stopped := status.get("stopped"):
-            yield Finding(Level.WARNING, "kill switch", f"the agent does not act: {stopped}", "`fibrin resume-acting`")
-        if waiting := status.get("audit_waiting"):
-            hint = "make room on the disk; they are written then"
-            yield Finding(Level.WARNING, "audit log", f"{waiting} records wait to be written", hint)
-        blind = status.get("blind") or ()
-        for reporter in blind:
-            hint = "is its Envoy alive? nothing is done on blind telemetry"
-            yield Finding(Level.WARNING, f"proxy/{reporter}", "sends no telemetry", hint)
-        if not blind:
-            yield Finding(Level.OK, "telemetry", "every sidecar reports")
+        for finding in of_status(plain(await client.status())):
+            yield finding
+
+
+def of_status(status: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield what the agent's status (`GET /v1/status`) gives reason to say."""
+    if stopped := status.get("stopped"):
+        yield Finding(Level.WARNING, "kill switch", f"the agent does not act: {stopped}", "`fibrin resume-acting`")
+    if waiting := status.get("audit_waiting"):
+        hint = "make room on the disk; they are written then"
+        yield Finding(Level.WARNING, "audit log", f"{waiting} records wait to be written", hint)
+    for incident in status.get("unsolved") or ():
+        hint = f"`fibrin explain incident/{incident}`; no other incident is opened for what it explains"
+        yield Finding(Level.WARNING, f"incident/{incident}", "was left to a person and is still seen", hint)
+    blind = status.get("blind") or ()
+    for reporter in blind:
+        hint = "is its Envoy alive? nothing is done on blind telemetry"
+        yield Finding(Level.WARNING, f"proxy/{reporter}", "sends no telemetry", hint)
+    if not blind:
+        yield Finding(Level.OK, "telemetry", "every sidecar reports")
 
 
 async def _audit(target: Target) -> AsyncIterator[Finding]:

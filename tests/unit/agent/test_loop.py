@@ -222,6 +222,19 @@ async def test_without_an_audit_log_nothing_is_done(world: World) -> None:
     assert "audit" in world.pager.pages[0]
 
 
+async def test_what_was_left_to_people_is_shown_as_long_as_it_is_seen(world: World) -> None:
+    """An escalated incident counts as unsolved while its fault lasts, and not after."""
+    await world.begin()
+    world.audit.broken = True
+    await world.step(1.0)
+    fault = world.break_(bad_version(world))
+    await world.step(10.0)
+    assert [incident.id for incident in world.loop.unsolved] == [world.incident.id]
+    fault.over = True
+    await world.step(3.0)
+    assert world.loop.unsolved == ()
+
+
 async def test_without_the_fence_nothing_is_done_until_it_is_held(world: World) -> None:
     """Another agent leads: wait; act when the fence comes and it is still needed."""
     await world.begin()
