@@ -14,17 +14,19 @@ import pytest
 from agent.actuators.base import Order
 from agent.actuators.memory import MemoryActuator
 from agent.actuators.switched import SwitchedActuator
+from agent.caretaker import YIELDS
 from agent.incidents import Incident, Verb
 from agent.mesh import MeshView
 from agent.planner import PlaybookPlanner
 from agent.ports import Objection
+from agent.store import Store
 from agent.track import Track
 from agent.witness import OURS
 from models.domain import ChangeEvent, ChangeKind
 from models.errors import Broken, Refused, Unavailable
 from models.frame import Frame
 from models.incident import CauseKind, Stage
-from models.overlay import EjectInstance, RunHook, ShiftTraffic
+from models.overlay import EjectInstance, RunHook, ShiftTraffic, slot
 from models.signals import Outcomes
 from playbooks import load
 from playbooks.guards import Limits
@@ -137,9 +139,7 @@ async def test_an_act_is_remembered_before_it_is_done(tmp_path: Path) -> None:
     """An agent that is killed right after each of its acts, again and again, does not act more often than its limits allow."""
     world = World(tmp_path)
     fault = slow_instance(world)
-    strict = EJECTS.replace(
-        "{cooldown: 0s, concurrency: 9}", "{cooldown: 60s, concurrency: 1}"
-    )  # for others, not itself
+    strict = EJECTS.replace("concurrency: 9", "concurrency: 9, rate: {count: 1}")  # no act stands in its own way
     world.planner = PlaybookPlanner(load({"ejects.yaml": strict}), Limits())  # type: ignore[assignment]
     world.audit = _Asking()
     world.audit.world = world
@@ -250,6 +250,31 @@ async def test_a_hook_that_perhaps_was_not_called_is_called_again(world: World) 
     assert world.stage == "verifying"
 
 
+async def test_what_a_killed_agent_was_about_to_do_does_not_stay_in_the_ledger(world: World) -> None:
+    """Killed after an act was announced and before it was laid: the next process takes it out before it plans anew."""
+    await world.begin()
+    await world.step(1.0)
+    world.break_(bad_version(world, cured_by=[]))
+    world.actuator.lay = _killed  # type: ignore[method-assign,assignment]
+    world.clock.now += 0.2
+    world._traffic()
+    for _ in range(3):
+        world.loop.tick()
+        await asyncio.wait(set(world.loop._tasks)) if world.loop._tasks else None
+    vars(world.actuator).pop("lay")
+    assert world.stage == "acting"
+    announced = ("acted", f"{world.incident.id}-1")
+    assert world.planner.entries == [announced]
+    await world.store.close()
+    await world.process()
+    await world.step(0.4)
+    assert world.planner.entries[:2] == [announced, ("not acted", announced[1])]
+
+
+async def _killed(*_: Any) -> Any:
+    raise asyncio.CancelledError
+
+
 async def test_a_defect_in_the_middle_of_an_act_leaves_no_incident_behind(world: World) -> None:
     """Whatever broke while a step was taken: what was laid is asked for, and the incident goes on from there."""
     await world.begin()
@@ -326,3 +351,19 @@ async def test_what_a_person_tidies_up_as_an_incident_closes_stays_the_agents(wo
     world.break_(bad_version(world))
     await world.step(4.0)
     assert len(world.acts()) == 2
+
+
+async def test_a_leader_knows_the_places_that_people_took_over_under_the_leader_before(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two agents share a store: who begins to lead keeps out of the places that the other one yielded."""
+    monkeypatch.setattr(Store, "shared", True)
+    await world.begin()
+    await world.step(1.0)
+    place = step("shift", ShiftTraffic("catalog", {"v1": 100, "v2": 0}))
+    until = world.clock.now + 60.0
+    await world.store.remember(YIELDS, json.dumps([[slot(place.change), until]]).encode(), shared=True)
+    assert world.loop._caretaker.person(place, world.clock.now) == ""
+    world.fence.token = 2
+    await world.step(0.4)
+    assert "took this place over" in world.loop._caretaker.person(place, world.clock.now)
