@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final, TypeVar
 
 import numpy as np
@@ -71,10 +72,9 @@ class Bin:
     def _with(self, at: float, ids: Numbers, cells: Numbers, odd: Mapping[int, Odd]) -> Bin:
         return Bin(at=at, ids=ids, requests=self.requests, errors=self.errors, cells=cells, counts=self.counts, odd=odd)
 
-    def only(self, chosen: Chosen, odd: Iterable[int] | None = None) -> Bin:
-        """Return the outcomes of the series whose numbers are marked in `chosen`, with the flags and codes of those in `odd` (None: of all these)."""
+    def only(self, chosen: Chosen, odd: AbstractSet[int]) -> Bin:
+        """Return the outcomes of the series whose numbers are marked in `chosen`, with the flags and codes of those of them in `odd`."""
         mine, theirs = chosen[self.ids], chosen[self.cells // BUCKETS]
-        asked = self.odd if odd is None else odd
         return Bin(
             at=self.at,
             ids=self.ids[mine],
@@ -82,7 +82,7 @@ class Bin:
             errors=self.errors[mine],
             cells=self.cells[theirs],
             counts=self.counts[theirs],
-            odd={number: self.odd[number] for number in asked if number in self.odd and chosen[number]},
+            odd={number: self.odd[number] for number in self.odd.keys() & odd},
         )
 
     def whole(self) -> Outcomes:
@@ -159,10 +159,14 @@ def _odd(bins: Sequence[Bin], requests: Mapping[int, int]) -> dict[int, Odd]:
             continue
         positions = dict(zip(one.ids.tolist(), one.requests.tolist(), strict=True))
         for number, (flags, codes) in one.odd.items():
-            into = found.setdefault(number, ({}, {}))
-            _add(into[0], flags)
+            if (into := found.get(number)) is None:
+                found[number] = (dict(flags), dict(codes))
+                plain[number] = requests[number] - positions[number]
+                continue
+            if flags:
+                _add(into[0], flags)
             _add(into[1], codes)
-            plain[number] = plain.get(number, requests[number]) - positions[number]
+            plain[number] -= positions[number]
     for number, count in plain.items():
         if count:
             _add(found[number][1], {OK_CODE: count})

@@ -92,7 +92,7 @@ class History:
         numbers = [self._number[series] for series in chosen]
         mask = np.zeros(len(self._names), dtype=np.bool_)
         mask[numbers] = True
-        odd = () if plainly else numbers
+        odd = frozenset[int]() if plainly else frozenset(numbers)
         found = total(start, tuple(one.only(mask, odd) for one in self._bins(start, end))).outcomes(self._names)
         names = (self._names[number] for number in numbers)
         return {name: found[name] for name in names if name in found}
@@ -134,9 +134,10 @@ class History:
 
     def _sum(self, start: float, end: float, numbers: Iterable[int]) -> Bin:
         """Return the sum of what arrived in [start, end) for the series with these numbers."""
+        asked = set(numbers)
         chosen = np.zeros(len(self._names), dtype=np.bool_)
-        chosen[list(numbers)] = True
-        return total(start, [one.only(chosen) for one in self._bins(start, end)])
+        chosen[list(asked)] = True
+        return total(start, [one.only(chosen, asked) for one in self._bins(start, end)])
 
     def _bins(self, start: float, end: float) -> Iterator[Bin]:
         return (one for bins in (self._coarse, self._fine) for one in bins if start <= one.at < end)
