@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from agent.correlate import Symptoms
@@ -16,6 +16,7 @@ from agent.scribe import Gate, Tools
 from agent.senses import Senses
 from agent.track import Track
 from models.incident import Cause
+from models.signals import Saturation
 
 WITNESS_S: Final = 3.0
 """Who saw requests to the sick service within this time is a witness, seconds."""
@@ -35,6 +36,12 @@ class Lookout:
     warm: Callable[[], bool]
     symptoms: Symptoms
     blind: frozenset[str] = frozenset()
+    _saturation: tuple[Saturation, ...] = field(default=(), init=False)
+    _full: Mapping[str, float] | None = field(default=None, init=False)  # of this tick, once it was asked for
+
+    def see(self, symptoms: Symptoms, saturation: tuple[Saturation, ...]) -> None:
+        """Take in what this tick showed: what is anomalous, and how full instances are."""
+        self.symptoms, self._saturation, self._full = symptoms, saturation, None
 
     def gate(self, track: Track) -> Gate:
         """Return what tells whether the incident's planned step may be taken at the moment it is asked."""
@@ -43,6 +50,8 @@ class Lookout:
     def circumstances(self, track: Track, now: float) -> Circumstances:
         """Return what a plan for the incident depends on besides its cause."""
         mesh = self.senses.mesh
+        if self._full is None:
+            self._full = fullness(self._saturation, mesh.topology)
         return Circumstances(
             topology=mesh.topology,
             overlays=mesh.overlays,
@@ -51,7 +60,7 @@ class Lookout:
             now=now,
             incident=track.incident.id,
             anomalies=track.incident.anomalies,
-            saturation=fullness(self.senses.sight.saturation(now), mesh.topology),
+            saturation=self._full,
             uncertified=self.tools.uncertified(now),
             budgets=self.tools.budgets(),
         )

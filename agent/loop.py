@@ -200,9 +200,10 @@ class HealingLoop:
             self.history.add(now, outcomes)
             self._s.mesh.see(outcomes)
             self._begin_afresh(now)
-            self._s.detector.update(now, outcomes, self._s.sight.saturation(now), lag_s=self._s.sight.lag(now))
+            saturation = tuple(self._s.sight.saturation(now))
+            self._s.detector.update(now, outcomes, saturation, lag_s=self._s.sight.lag(now))
             self._look(now)
-            self._lookout.symptoms = Symptoms(self._anomalies, self._s.mesh.topology)
+            self._lookout.see(Symptoms(self._anomalies, self._s.mesh.topology), saturation)
             self._triage.sort(self._lookout.symptoms, now)
             for track in list(self._tracks.values()):
                 self._forward(track, outcomes, now)
