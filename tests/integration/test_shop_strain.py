@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import resource
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.integration
 
 DEADLINE_S = 40.0
 NAME = "ads-v1-1"
+ESTABLISHED, CLOSE_WAIT = "01", "08"  # as /proc/net/tcp writes states
 
 
 class One:
@@ -55,6 +57,12 @@ class One:
                     return str(response.status)
             except (aiohttp.ClientError, TimeoutError) as error:
                 return type(error).__name__
+
+    def connections(self) -> int:
+        """Return how many connections the instance has not closed."""
+        local = f"{socket.inet_aton(self.address)[::-1].hex().upper()}:{8080:04X}"
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
+        return sum(row[1] == local and row[3] in {ESTABLISHED, CLOSE_WAIT} for row in rows)
 
     async def many(self, count: int) -> float:
         """Ask `count` times at once; return how long the slowest took."""
@@ -124,6 +132,10 @@ async def test_a_stopped_process_is_silent_and_goes_on(one: One) -> None:
 async def test_without_file_descriptors_no_connection_is_served(one: One) -> None:
     """New connections find no descriptor; afterwards the limit is what it was, and they are served."""
     limit = resource.prlimit(one.processes.pid(NAME), resource.RLIMIT_NOFILE)
+    deadline = time.monotonic() + DEADLINE_S
+    while one.connections():  # that of the first question: its descriptor would be free when it is closed
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(starved(one, FileDescriptors(service="ads"), (NAME,)))  # type: ignore[arg-type]
         assert await one.ask(0.3) in {"TimeoutError", "ServerDisconnectedError", "ClientOSError"}

@@ -6,8 +6,9 @@ import asyncio
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import count, islice
 from pathlib import Path
 
 from simulations.alongside import alongside
@@ -84,8 +85,8 @@ async def starved(cluster: Cluster, fault: FileDescriptors, instances: tuple[str
             pid = cluster.processes.pid(each)
             before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
             stack.callback(_limit, pid, before)
-            highest = await asyncio.to_thread(_highest, pid)
-            _limit(pid, (highest + 1 + fault.left, before[1]))
+            free = await asyncio.to_thread(_free, pid)
+            _limit(pid, (next(islice(free, fault.left, None)), before[1]))
         yield
 
 
@@ -96,5 +97,7 @@ def _limit(pid: int, limits: tuple[int, int]) -> None:
         return  # it died meanwhile, and its limit with it
 
 
-def _highest(pid: int) -> int:
-    return max(int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir())
+def _free(pid: int) -> Iterator[int]:
+    """Return the numbers of descriptors that are free, lowest first: a process gets the lowest, if it is below its limit."""
+    used = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    return (number for number in count() if number not in used)
