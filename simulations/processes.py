@@ -70,21 +70,26 @@ class Processes:
         """Return how a process ended (negative: by which signal), None while it runs."""
         return self._children[name].process.returncode
 
+    def ended(self) -> dict[str, str]:
+        """Return how processes ended that nobody stopped, in words, by name."""
+        return {
+            child.name: f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            for child in self._children.values()
+            if (code := child.process.returncode) is not None and child.name not in self._expected_gone
+        }
+
     def may_end(self, names: Iterable[str]) -> None:
         """Take it as no surprise when these end by themselves; a new start makes it one again."""
         self._expected_gone.update(names)
 
     def require_running(self, names: Iterable[str] | None = None) -> None:
         """Raise Broken when a process (of `names`, or any) ended that nobody stopped, with its last words."""
-        for name in self._children if names is None else names:
-            child = self._children[name]
-            code = child.process.returncode
-            if code is not None and name not in self._expected_gone:
-                how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-                raise Broken(
-                    f"{name} ended by itself ({how}); its last words:\n{self.last_words(name)}",
-                    hint=f"its whole log is {child.log}",
-                )
+        ended = self.ended()
+        for name in ended if names is None else [name for name in names if name in ended]:
+            raise Broken(
+                f"{name} ended by itself ({ended[name]}); its last words:\n{self.last_words(name)}",
+                hint=f"its whole log is {self._children[name].log}",
+            )
 
     def last_words(self, name: str) -> str:
         """Return the last lines of a process's log, indented."""

@@ -22,6 +22,7 @@ from simulations.cluster import Cluster, Options
 from simulations.demo import report
 from simulations.demo.account import Result
 from simulations.demo.breakages import BREAKAGES
+from simulations.demo.hold import hold as hold_up
 from simulations.demo.options import DEFAULT_RATE, DemoOptions
 from simulations.demo.scenario import Scenario
 from simulations.demo.screen import Screen
@@ -31,7 +32,6 @@ from simulations.scratch import scratch
 from simulations.stopping import cancel_on_sigterm
 
 _FILE_WIDTH = 170  # of the table where there is no terminal to ask
-_HELD_S = 0.2
 _SOCKETS = ("*.sock", "*.fault")
 
 
@@ -112,7 +112,7 @@ async def _play(
             if hold:
                 if before_hold is not None:
                     before_hold(results, audit_ok=audit_ok)
-                await _hold(cluster, watch, story)
+                await hold_up(cluster, watch, story)
     return results, audit_ok
 
 
@@ -125,23 +125,6 @@ async def _audit(cluster: Cluster, story: Story) -> bool:
         return False
     story.tell("audit", f"{found.records} records, chain unbroken" if found.ok else f"broken: {found.message}")
     return found.ok and found.records > 0
-
-
-async def _hold(cluster: Cluster, watch: DemoWatch, story: Story) -> None:
-    """Keep the mesh up, with an agent that acts and users who shop, until a signal or `fibrin down` ends it."""
-    await cluster.restart_agent(observe_only=False)
-    watch.follow_users(await cluster.start_users())
-    story.state.healing = True
-    story.phase(f"the mesh stays up (Ctrl-C ends it); try `fibrin --state-dir {cluster.state_dir} get services`")
-    try:
-        while not any(cluster.processes.exit_code(name) == 0 for name in ("agent", "control")):  # 0: told to stop
-            cluster.processes.require_running()
-            await asyncio.sleep(_HELD_S)
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        assert task is not None, "the demo runs in a task"
-        task.uncancel()  # an ordered end: the results decide the exit code
-    story.phase("told to stop")
 
 
 @asynccontextmanager
