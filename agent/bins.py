@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from models.frame import OK_CODE, Frame, Odd, told
+from models.frame import OK_CODE, Frame, Odd, added, told
 from models.signals import BUCKETS, Outcomes, Series
 
 Numbers = npt.NDArray[np.int32]
@@ -127,27 +127,16 @@ def total(at: float, bins: Sequence[Bin]) -> Bin:
     first[every[::-1]] = np.arange(len(every))[::-1]  # of several the last assignment stays
     ids = every[np.sort(first[first >= 0])]
     requests = _sums(every, [b.requests for b in bins])[ids]
-    cells, counts = _merged(np.concatenate([b.cells for b in bins]), np.concatenate([b.counts for b in bins]))
+    cells, counts = added(np.concatenate([b.cells for b in bins]), np.concatenate([b.counts for b in bins]))
     return Bin(
         at=at,
         ids=ids,
         requests=requests,
         errors=_sums(every, [b.errors for b in bins])[ids],
-        cells=cells,
-        counts=counts,
+        cells=cells.astype(np.int32),
+        counts=counts.astype(np.int32),
         odd=_odd(bins, dict(zip(ids.tolist(), requests.tolist(), strict=True)) if any(b.odd for b in bins) else {}),
     )
-
-
-def _merged(cells: Numbers, counts: Numbers) -> tuple[Numbers, Numbers]:
-    """Return distinct cells, ascending, each with the sum of its counts (0 or more)."""
-    if not len(cells):
-        return cells, counts
-    packed = np.sort(cells.astype(np.int64) << 32 | counts)  # one array of numbers sorts faster than an order is found
-    cell = packed >> 32
-    first = np.flatnonzero(np.diff(cell, prepend=-1))
-    sums = np.add.reduceat(packed & (2**32 - 1), first)
-    return cell[first].astype(np.int32), sums.astype(np.int32)
 
 
 def _odd(bins: Sequence[Bin], requests: Mapping[int, int]) -> dict[int, Odd]:

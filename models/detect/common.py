@@ -149,7 +149,6 @@ def _share(
     else:
         beyond = _beyond(counts)
         table = elsewhere.astype(np.float64) @ beyond
-        asked, back = np.unique(place * BINS + bins, return_inverse=True)
-        worst = np.max(np.where(elsewhere[asked // BINS], beyond.T[asked % BINS], 0.0), axis=1)
-        sums, totals = table[place, bins] - worst[back], table[place, 0]
+        worst = np.max(np.where(elsewhere[place], beyond.T[bins], 0.0), axis=1)
+        sums, totals = table[place, bins] - worst, table[place, 0]
     return np.asarray(np.maximum(sums, 0) / np.maximum(totals, 1.0))

@@ -10,13 +10,11 @@ import numpy as np
 from models.detect.baseline import FloatArray, IntArray
 from models.detect.engine import NOTHING, Engine, Tick
 from models.detect.views import answered, counted, views
-from models.frame import Cells, Frame, Memo
+from models.frame import Cells, Frame, Memo, added
 from models.signals import BUCKETS, Counts, Outcomes, Series, Side
 from models.telemetry import BREAKER_FAILED_FLAG, BREAKER_FLAG
 
 MAX_ROUTES: Final = 200_000
-_COUNT: Final = 2**32 - 1
-
 MOST_VIEWS: Final = 2
 """Rows that one series can be part of (see `views`)."""
 
@@ -51,11 +49,12 @@ class Rows:
         places[source, which] = place
         target = places[cells.row]
         at, view = np.nonzero(target >= 0)
+        cell, count = added(target[at, view] * BUCKETS + cells.bucket[at], cells.count[at])
         return Tick(
             rows,
             _sums(place, requests[source], len(rows)),
             _sums(place, errors[source], len(rows)),
-            _merged(target[at, view] * BUCKETS + cells.bucket[at], cells.count[at]),
+            Cells(cell // BUCKETS, cell % BUCKETS, count),
         )
 
     def watch(self, keys: list[Series]) -> IntArray:
@@ -122,18 +121,6 @@ def _answered(frame: Frame) -> tuple[Counts, Counts, Cells]:
             np.concatenate([kept.count, rest.count]),
         )
     return requests, errors, Cells(cells.row, cells.bucket, np.maximum(cells.count, 0))
-
-
-def _merged(cells: IntArray, counts: Counts) -> Cells:
-    """Return the sums of counts (0 to 2³²) of each cell, `row * BUCKETS + bucket`, sorted; those of 0 are left out."""
-    packed = np.sort(cells << 32 | counts)  # one array of numbers sorts several times as fast as an order is found
-    packed = packed[packed & _COUNT > 0]
-    cell = packed >> 32
-    first = np.flatnonzero(np.diff(cell, prepend=-1))
-    if len(first) == 0:
-        return NOTHING.latency
-    cell = cell[first]
-    return Cells(cell // BUCKETS, cell % BUCKETS, np.add.reduceat(packed & _COUNT, first))
 
 
 def _sums(groups: IntArray, counts: Counts, size: int) -> FloatArray:

@@ -138,7 +138,7 @@ def _attempt(request: Ints, calls: Ints, before: Ints, moment: Moment, random: n
     if twice.any():
         instance[twice] = routing.pick(callee[twice], draw[1, twice])
     column = (draw[2] * pools.seconds.shape[1]).astype(np.int64)
-    seconds = pools.seconds[instance, column] + NETWORK_S
+    seconds = pools.seconds.ravel().take(instance * pools.seconds.shape[1] + column) + NETWORK_S
     if now.lag_s.any():
         seconds += now.lag_s[calls]
     fate = np.zeros(len(calls), dtype=np.int64)
@@ -162,18 +162,19 @@ def _attempt(request: Ints, calls: Ints, before: Ints, moment: Moment, random: n
 
 def _again(attempt: Attempts, routing: Routing, turn: int, random: np.random.Generator) -> Bools:
     """Return which attempts are followed by another: failed in a way the policy retries, within the budget."""
-    calls = attempt.call
-    if not attempt.fate.any():
-        return np.zeros(len(calls), dtype=bool)
-    connection = (attempt.fate == Fate.REFUSED) | ((attempt.fate == Fate.OVERFLOW) & routing.retry_5xx[calls])
-    answer = routing.retry_5xx[calls] & (attempt.fate == Fate.FAILED)
-    wanted: Bools = (connection | answer) & (routing.retries[calls] > turn)
+    granted = np.zeros(len(attempt.call), dtype=bool)
+    failed = np.flatnonzero(attempt.fate)  # mostly few
+    calls, fate = attempt.call[failed], attempt.fate[failed]
+    answered = (fate == Fate.OVERFLOW) | (fate == Fate.FAILED)
+    retried = (fate == Fate.REFUSED) | (answered & routing.retry_5xx[calls])
+    wanted: Bools = retried & (routing.retries[calls] > turn)
     if not wanted.any():
-        return wanted
+        return granted
     size = len(routing.timeout_s)
-    share = np.bincount(calls, weights=wanted, minlength=size) / np.maximum(np.bincount(calls, minlength=size), 1)
+    sent = np.bincount(attempt.call, minlength=size)
+    again = np.bincount(calls, weights=wanted, minlength=size)
+    share = again / np.maximum(sent, 1)
     # Envoy lets three retries run at once whatever the budget says
-    small = np.bincount(calls, minlength=size) * share <= 3  # noqa: PLR2004
-    allowed = np.where(small, 1.0, np.minimum(1.0, routing.budget / np.maximum(share, 1e-9)))
-    granted: Bools = wanted & (random.random(len(calls)) < allowed[calls])
+    allowed = np.where(again <= 3, 1.0, np.minimum(1.0, routing.budget / np.maximum(share, 1e-9)))  # noqa: PLR2004
+    granted[failed[wanted & (random.random(len(granted))[failed] < allowed[calls])]] = True
     return granted

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from models.frame import EMPTY, Cells, Frame, Odd, Register
+from models.frame import EMPTY, Cells, Frame, Odd, Register, added
 from models.signals import BOUNDS_S, BUCKETS, Fills, Outcomes, Series, Side
 from models.telemetry import BREAKER_FAILED_FLAG, BREAKER_FLAG
 from simulations.simulator.condition import Condition
@@ -48,7 +48,7 @@ _SERVED: Final = np.asarray([fate in {Fate.OK, Fate.FAILED, Fate.OVERFLOW} for f
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What one side saw, one entry per request: which series, how it ended, how long it took, whether that counts."""
+    """What sidecars saw, one entry per request: which series, how it ended, how long it took, whether that counts."""
 
     key: Ints
     fate: Ints
@@ -60,15 +60,18 @@ class _Seen:
 
 
 class Telemetry:
-    """Turns what ended into reports. `silent` are reporters whose telemetry is lost on the way."""
+    """Turns what ended into reports. `silent` are reporters whose telemetry is lost on the way.
+
+    Series have keys: calls as callers see them, then attempts by call and instance (0: none reached), then instances.
+    """
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._wide = int(np.max(np.diff(layout.first))) + 1
-        calls, instances = len(layout.caller), len(layout.instances)
+        self._attempts = len(layout.caller)  # first key of these
+        self._served = self._attempts + len(layout.caller) * self._wide
         self._register = Register()
-        sizes = {Side.CLIENT: calls, Side.ATTEMPT: calls * self._wide, Side.SERVER: instances}
-        self._numbers = {side: np.full(size, -1, dtype=np.int64) for side, size in sizes.items()}  # by key
+        self._numbers = np.full(self._served + len(layout.instances), -1, dtype=np.int64)  # in the register, by key
         self.silent: frozenset[str] = frozenset()
 
     def reporters(self) -> frozenset[str]:
@@ -79,22 +82,23 @@ class Telemetry:
     def report(self, ended: Ended) -> Frame:
         """Return the outcomes of one tick by series, in an order that depends on nothing but them."""
         layout, attempts, requests = self._layout, ended.attempts, ended.requests
-        every = np.ones(len(requests.call), dtype=bool)
-        local = np.where(
-            attempts.instance >= 0,
-            attempts.instance - layout.first[layout.callee[attempts.call]] + 1,
-            0,
-        )
+        reached = attempts.instance >= 0
+        local = np.where(reached, attempts.instance - layout.first[layout.callee[attempts.call]] + 1, 0)
         answered = ~UNANSWERED[attempts.fate]
-        tried = _Seen(attempts.call * self._wide + local, attempts.fate, attempts.seconds, answered)
-        served = _Seen(attempts.instance, attempts.fate, attempts.seconds, answered)
-        return _joined(
-            [
-                self._columns(Side.CLIENT, _Seen(requests.call, requests.fate, requests.seconds, every)),
-                # with nobody there Envoy tries nothing
-                self._columns(Side.ATTEMPT, tried.only(attempts.fate != Fate.NOBODY)),
-                self._columns(Side.SERVER, served.only((attempts.instance >= 0) & _SERVED[attempts.fate])),
-            ]
+        tried = _Seen(self._attempts + attempts.call * self._wide + local, attempts.fate, attempts.seconds, answered)
+        served = _Seen(self._served + attempts.instance, attempts.fate, attempts.seconds, answered)
+        sides = (
+            _Seen(requests.call, requests.fate, requests.seconds, np.ones(len(requests.call), dtype=bool)),
+            tried.only(attempts.fate != Fate.NOBODY),  # with nobody there Envoy tries nothing
+            served.only(reached & _SERVED[attempts.fate]),
+        )
+        return self._columns(
+            _Seen(
+                np.concatenate([side.key for side in sides]),
+                np.concatenate([side.fate for side in sides]),
+                np.concatenate([side.seconds for side in sides]),
+                np.concatenate([side.timed for side in sides]),
+            )
         )
 
     def saturation(self, now: Condition) -> Fills:
@@ -102,43 +106,51 @@ class Telemetry:
         held = now.load * now.busy_s + now.backlog
         return Fills(self._layout.instances, held, now.workers)
 
-    def _columns(self, side: Side, seen: _Seen) -> Frame:
-        """Count what one side saw."""
+    def _columns(self, seen: _Seen) -> Frame:
+        """Count what was seen."""
         if not len(seen.key):
             return EMPTY
-        known = self._numbers[side]
+        known = self._numbers
         place_of = np.bincount(seen.key, minlength=len(known))
         keys = np.flatnonzero(place_of)
+        requests = place_of[keys]
         place_of[keys] = np.arange(len(keys))
         rows = place_of[seen.key]
         for new in keys[known[keys] < 0].tolist():
-            known[new] = self._register.enter(self._name(side, new))
+            known[new] = self._register.enter(self._name(new))
         series = self._register.names(known[keys])
         if self.silent:
             heard = np.asarray([one.reporter not in self.silent for one in series])
             if not heard.all():
-                return self._columns(side, seen.only(heard[rows]))
-        fate = seen.fate
-        fates = np.bincount(rows * _FATES + fate, minlength=len(keys) * _FATES).reshape(-1, _FATES)
+                return self._columns(seen.only(heard[rows]))
         buckets = np.searchsorted(BOUNDS_S, seen.seconds[seen.timed])
-        cells, counts = np.unique(rows[seen.timed] * BUCKETS + buckets, return_counts=True)
-        requests = fates.sum(axis=1)
-        odd = {
-            row: _odd(fates[row].tolist(), attempt=side is Side.ATTEMPT)
-            for row in np.flatnonzero(fates[:, Fate.OK] != requests).tolist()
-        }
+        cells, counts = added(rows[seen.timed] * BUCKETS + buckets, np.ones(len(buckets), dtype=np.int64))
         latencies = Cells(cells // BUCKETS, cells % BUCKETS, counts)
-        return Frame(series, requests, fates @ _BAD, latencies, odd, register=self._register, numbers=known[keys])
+        strange = np.flatnonzero(seen.fate)
+        odd, fates = np.unique(rows[strange], return_inverse=True)  # where not all was well
+        told = np.bincount(fates * _FATES + seen.fate[strange], minlength=len(odd) * _FATES).reshape(-1, _FATES)
+        told[:, Fate.OK] = requests[odd] - told.sum(axis=1)
+        errors = np.zeros(len(keys), dtype=np.int64)
+        errors[odd] = told @ _BAD
+        tells = {
+            row: _odd(told[k].tolist(), attempt=self._attempts <= keys[row] < self._served)
+            for k, row in enumerate(odd.tolist())
+        }
+        return Frame(series, requests, errors, latencies, tells, register=self._register, numbers=known[keys])
 
-    def _name(self, side: Side, key: int) -> Series:
+    def _name(self, key: int) -> Series:
         layout = self._layout
-        if side is Side.SERVER:
-            callee, version = layout.services[layout.service_of[key]], layout.version_of[key]
-            return Series(side, "", callee, version, layout.instances[key], layout.instances[key])
-        call, local = (key, 0) if side is Side.CLIENT else divmod(key, self._wide)
+        if key >= self._served:
+            instance = key - self._served
+            callee, version = layout.services[layout.service_of[instance]], layout.version_of[instance]
+            name = layout.instances[instance]
+            return Series(Side.SERVER, "", callee, version, name, name)
+        client = key < self._attempts
+        call, local = (key, 0) if client else divmod(key - self._attempts, self._wide)
         callee = layout.services[layout.callee[call]]
         instance = int(layout.first[layout.callee[call]]) + local - 1
         version, name = (layout.version_of[instance], layout.instances[instance]) if local else ("", "")
+        side = Side.CLIENT if client else Side.ATTEMPT
         return Series(side, layout.caller_name(call), callee, version, name, reporter(layout, call))
 
 
@@ -160,25 +172,6 @@ def _odd(fates: Sequence[int], *, attempt: bool) -> Odd:
         code = 0 if attempt and fate in {Fate.REFUSED, Fate.TIMEOUT} else CODES[fate]
         codes[code] = codes.get(code, 0) + count
     return flags, codes
-
-
-def _joined(frames: Sequence[Frame]) -> Frame:
-    """Return frames of different series as one."""
-    starts = [sum(len(frame) for frame in frames[:k]) for k in range(len(frames))]
-    parts = list(zip(frames, starts, strict=True))
-    return Frame(
-        [name for frame in frames for name in frame.names],
-        np.concatenate([frame.requests for frame in frames]),
-        np.concatenate([frame.errors for frame in frames]),
-        Cells(
-            np.concatenate([frame.cells.row + start for frame, start in parts]),
-            np.concatenate([frame.cells.bucket for frame in frames]),
-            np.concatenate([frame.cells.count for frame in frames]),
-        ),
-        {start + k: odd for frame, start in parts for k, odd in frame.odd.items()},
-        register=next((frame.register for frame in frames if len(frame)), None),
-        numbers=np.concatenate([frame.numbers for frame in frames]),
-    )
 
 
 def total(reported: Mapping[Series, Outcomes], side: Side) -> Outcomes:

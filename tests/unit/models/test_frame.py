@@ -15,7 +15,7 @@ from models.detect.budget import FalseAlarmBudget, level, lowest
 from models.detect.engine import Engine, Tick
 from models.detect.rows import Rows
 from models.detect.views import answered, counted, views
-from models.frame import Cells, Frame, Register
+from models.frame import Cells, Frame, Register, added
 from models.signals import BUCKETS, Outcomes, Series, Side
 from models.telemetry import BREAKER_FAILED_FLAG, BREAKER_FLAG
 
@@ -118,6 +118,19 @@ def test_rows_sum_what_the_callees_answer_for(given_: list[dict[Series, Outcomes
             cells = tick.latency.only(tick.latency.row == k)
             assert np.array_equal(cells.bucket, np.flatnonzero(latency))
             assert np.array_equal(cells.count, latency[cells.bucket])
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 5)), max_size=30), st.sampled_from([1, 1_000_003]))
+def test_counts_add_up_the_same_wherever_they_lie(found: list[tuple[int, int]], apart: int) -> None:
+    """Close by each other or far apart, each place has the sum of its counts, ascending, those of 0 left out."""
+    expected: dict[int, int] = {}
+    for place, count in found:
+        expected[place * apart] = expected.get(place * apart, 0) + count
+    places, counts = np.asarray(found, dtype=np.int64).reshape(-1, 2).T
+    summed = added(places * apart, counts)
+    assert list(zip(*(part.tolist() for part in summed), strict=True)) == sorted(
+        (k, n) for k, n in expected.items() if n
+    )
 
 
 @given(ticks)
