@@ -202,3 +202,30 @@ def test_a_folder_without_the_evaluators_is_refused(tmp_path: object, capsys: py
     """A wrong --data folder ends with exit code 2 and the names of what is missing."""
     assert main(["--data", str(tmp_path)]) == 2
     assert "rca_eval.py" in capsys.readouterr().err
+
+
+def test_a_cause_two_calls_below_the_only_alarm_is_found() -> None:
+    """Where only the top of a chain has alarmed, the bad version far below is named, not the chance of its caller's instances."""
+    instances = tuple(
+        Instance(f"{name}-{version}-{k}", name, version, f"zone-{k}", f"10.0.{n}.{k + 2 * (version == 'v2')}", 80)
+        for n, name in enumerate(("top", "middle", "bottom"))
+        for version in (("v1", "v2") if name == "bottom" else ("v1",))
+        for k in range(2 if name == "middle" else 1)
+    )
+    edges = frozenset({Edge("web", "top"), Edge("top", "middle"), Edge("middle", "bottom")})
+    seen = {
+        Series(Side.ATTEMPT, "web", "top", "v1", "top-v1-0", "web-1"): (116, 5),
+        Series(Side.ATTEMPT, "top", "middle", "v1", "middle-v1-0", "top-v1-0"): (15, 3),
+        Series(Side.ATTEMPT, "top", "middle", "v1", "middle-v1-1", "top-v1-0"): (17, 0),
+        Series(Side.ATTEMPT, "middle", "bottom", "v1", "bottom-v1-0", "middle-v1-0"): (22, 0),
+        Series(Side.ATTEMPT, "middle", "bottom", "v2", "bottom-v2-0", "middle-v1-0"): (22, 3),
+    }
+    since = {series: Outcomes(n, bad, {}, {200: n - bad, 500: bad}) for series, (n, bad) in seen.items()}
+
+    def well(series: Series, signal: Signal) -> Baseline:
+        del series
+        return Baseline(signal, 1e-4, np.zeros(BUCKETS), 0.01, 0.05, 10.0, 10_000.0)
+
+    alarm = Anomaly(next(iter(seen)), Signal.ERRORS, NOW, NOW - 3, 0.043, 1e-4, 10.0, 116)
+    cause = localise(Evidence((alarm,), since, well, Topology(instances, edges)))[0]
+    assert (cause.service, cause.kind) in {("bottom", CauseKind.VERSION), ("bottom", CauseKind.INSTANCE)}
