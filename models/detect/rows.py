@@ -35,27 +35,25 @@ class Rows:
         frame = Frame.of(outcomes)
         slots = self._memo.of(frame, self._slots_of)
         mine = self._routes[slots]
-        source, which = np.nonzero(mine >= 0)
-        if not len(source):
+        touched = np.zeros(len(self.engine.opened) + 1, dtype=np.bool_)  # the last stands for -1, no row
+        touched[mine] = True
+        rows = np.flatnonzero(touched[:-1])
+        if not len(rows):
             return NOTHING
-        part = mine[source, which]
-        place_of = np.zeros(len(self.engine.opened), dtype=np.int64)
-        place_of[part] = 1
-        rows = np.flatnonzero(place_of)
+        place_of = np.full(len(touched), -1, dtype=np.int64)
         place_of[rows] = np.arange(len(rows))
-        place = place_of[part]
         requests, errors, cells = _answered(frame)
-        places = np.full(mine.shape, -1, dtype=np.int64)
-        places[source, which] = place
-        target = places[cells.row]
-        at, view = np.nonzero(target >= 0)
-        cell, count = added(target[at, view] * BUCKETS + cells.bucket[at], cells.count[at])
-        return Tick(
-            rows,
-            _sums(place, requests[source], len(rows)),
-            _sums(place, errors[source], len(rows)),
-            Cells(cell // BUCKETS, cell % BUCKETS, count),
-        )
+        sums, places, counts = np.zeros((2, len(rows))), [], []
+        for place in place_of[mine].T:
+            some = place >= 0
+            for total, values in zip(sums, (requests, errors), strict=True):
+                np.add(total, _sums(place[some], values[some], len(rows)), out=total)
+            at = place[cells.row]
+            some = at >= 0
+            places.append(at[some] * BUCKETS + cells.bucket[some])
+            counts.append(cells.count[some])
+        cell, count = added(np.concatenate(places), np.concatenate(counts))
+        return Tick(rows, sums[0], sums[1], Cells(cell // BUCKETS, cell % BUCKETS, count))
 
     def watch(self, keys: list[Series]) -> IntArray:
         """Return the rows of watched `keys` (distinct), opened where they are not."""

@@ -170,6 +170,8 @@ class TrafficDetector:
 
     def _remember(self, at: float, rows: IntArray, rate: Small) -> None:
         """Note a usual rate of this hour."""
+        if not len(rows):
+            return
         lows, hour = self.table.lows, hour_of(at)
         low = lows[rows, hour].astype(np.float32)
         risen = low + RISE * (rate + 1 - low)
@@ -212,6 +214,8 @@ class TrafficDetector:
 
     def reset(self, rows: IntArray) -> None:
         """Forget alarm state; keep the learnt rates."""
+        if not len(rows):
+            return
         t = self.table
         for column in (t.wealth, t.run, t.fresh, t.fresh_s, t.held, t.held_sum, t.held_squares):
             column[rows] = 0
