@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, replace
 
 from models.errors import FibrinError
-from simulations.bench import agent_cost, decisions, footprint, overhead, propagation, simulated
+from simulations.bench import agent_cost, decisions, footprint, overhead, propagation, simulated, virtual
 from simulations.bench.figures import Table
 from simulations.bench.quiet import Ledger
 from simulations.stopping import cancel_on_sigterm
@@ -27,6 +27,7 @@ MEASUREMENTS: Mapping[str, Callable[..., Awaitable[Table]]] = {
     "agent": agent_cost.measure,
     "decisions": decisions.measure,
     "memory": footprint.measure,
+    "simulator": virtual.measure,
 }
 
 

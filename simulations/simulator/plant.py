@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 
 from models.policy import ServicePolicy
+from models.telemetry import FLUSH_S
 from simulations.simulator.condition import Condition, healthy, queue
 from simulations.simulator.layout import Bools, Floats, Layout, lay_out
 from simulations.simulator.mesh import Mesh
@@ -20,7 +21,7 @@ from simulations.simulator.pools import PoolMaker
 from simulations.simulator.requests import BAD, Attempts, Fate, Moment, Requests, send
 from simulations.simulator.routing import Routing, route
 
-STEADY_S: Final = 1.0
+STEADY_S: Final = 2.0
 """While nothing changes, pools are worked out anew this often."""
 
 RESTLESS_S: Final = 8.0
@@ -49,7 +50,7 @@ class Plant:
     `seconds` counts since the beginning. Deterministic for equal meshes, seeds and interventions.
     """
 
-    def __init__(self, mesh: Mesh, *, seed: int, tick_s: float = 0.2, load: Load = lambda _: 1.0) -> None:
+    def __init__(self, mesh: Mesh, *, seed: int, tick_s: float = FLUSH_S, load: Load = lambda _: 1.0) -> None:
         self.mesh = mesh
         self.layout: Layout = lay_out(mesh)
         self.now: Condition = healthy(mesh, self.layout)

@@ -71,7 +71,6 @@ class PoolMaker:
             now.busy_s[here] = spent.mean(axis=1)
             self.pools.seconds[here] = spent + now.wait_s[here, None]
             self.pools.errors[here] = 1 - (1 - now.errors[here]) * (1 - failed[rows])
-        self._own = self._random.permuted(self._own, axis=1)
 
     def _callees(
         self, level: Level, stages: Sequence[_Stage], routing: Routing, now: Condition

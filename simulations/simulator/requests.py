@@ -88,7 +88,7 @@ class Requests:
 def send(calls: Ints, moment: Moment, random: np.random.Generator) -> tuple[Requests, tuple[Attempts, ...]]:
     """Send one request for each entry of `calls` (numbers of calls)."""
     count, routing = len(calls), moment.routing
-    fate, seconds = _meddled(calls, routing, random.random((3, count)))
+    fate, seconds = _meddled(calls, routing, random)
     every = np.arange(count)
     open_ = every if not fate.any() else np.flatnonzero(fate == Fate.OK)
     made: list[Attempts] = []
@@ -114,41 +114,42 @@ def send(calls: Ints, moment: Moment, random: np.random.Generator) -> tuple[Requ
     return Requests(calls, fate, seconds), tuple(made)
 
 
-def _meddled(calls: Ints, routing: Routing, draw: Floats) -> tuple[Ints, Floats]:
+def _meddled(calls: Ints, routing: Routing, random: np.random.Generator) -> tuple[Ints, Floats]:
     """Return what the callers' sidecars decide by themselves: each request's fate (OK: it is sent) and its seconds so far."""
     fate = np.zeros(len(calls), dtype=np.int64)
     seconds = np.full(len(calls), LOCAL_S)
     broken = np.zeros(len(calls), dtype=bool)
     if routing.broken.any():
-        broken = draw[0] < routing.broken[calls]
+        broken = random.random(len(calls)) < routing.broken[calls]
         fate[broken] = np.where(routing.rescued[calls[broken]], Fate.RESCUED, Fate.BROKEN)
     if routing.abort.any():
-        fate[~broken & (draw[1] < routing.abort[calls])] = Fate.ABORTED
+        fate[~broken & (random.random(len(calls)) < routing.abort[calls])] = Fate.ABORTED
     if routing.delayed.any():
-        seconds += np.where(draw[2] < routing.delayed[calls], routing.delay_s[calls], 0.0) * ~broken
+        hit = random.random(len(calls)) < routing.delayed[calls]
+        seconds += np.where(hit, routing.delay_s[calls], 0.0) * ~broken
     return fate, seconds
 
 
 def _attempt(request: Ints, calls: Ints, before: Ints, moment: Moment, random: np.random.Generator) -> Attempts:
     routing, now, pools = moment.routing, moment.now, moment.pools
     callee = moment.layout.callee[calls]
-    draw = random.random((6, len(calls)))
+    draw = random.random((3, len(calls)))  # further numbers are drawn only where they decide something
     instance = routing.pick(callee, draw[0])
     twice = instance == before  # a retry goes to another host if there is one
     if twice.any():
-        instance[twice] = routing.pick(callee[twice], draw[1, twice])
-    column = (draw[2] * pools.seconds.shape[1]).astype(np.int64)
+        instance[twice] = routing.pick(callee[twice], random.random(int(twice.sum())))
+    column = (draw[1] * pools.seconds.shape[1]).astype(np.int64)
     seconds = pools.seconds.ravel().take(instance * pools.seconds.shape[1] + column) + NETWORK_S
     if now.lag_s.any():
         seconds += now.lag_s[calls]
     fate = np.zeros(len(calls), dtype=np.int64)
-    fate[draw[3] < pools.errors[instance]] = Fate.FAILED
+    fate[draw[2] < pools.errors[instance]] = Fate.FAILED
     if now.rejects.any():
-        rejected = draw[4] < now.rejects[instance]
+        rejected = random.random(len(calls)) < now.rejects[instance]
         fate[rejected], seconds[rejected] = Fate.OVERFLOW, REFUSED_S
     unreached = np.zeros(len(calls), dtype=bool)
     if now.dead.any() or now.cut.any():
-        unreached = now.dead[instance] | (draw[5] < now.cut[calls])
+        unreached = now.dead[instance] | (random.random(len(calls)) < now.cut[calls])
         fate[unreached], seconds[unreached] = Fate.REFUSED, REFUSED_S
     if routing.lost.any():
         nobody = routing.lost[callee]
@@ -176,5 +177,5 @@ def _again(attempt: Attempts, routing: Routing, turn: int, random: np.random.Gen
     share = again / np.maximum(sent, 1)
     # Envoy lets three retries run at once whatever the budget says
     allowed = np.where(again <= 3, 1.0, np.minimum(1.0, routing.budget / np.maximum(share, 1e-9)))  # noqa: PLR2004
-    granted[failed[wanted & (random.random(len(granted))[failed] < allowed[calls])]] = True
+    granted[failed[wanted & (random.random(len(calls)) < allowed[calls])]] = True
     return granted

@@ -33,14 +33,15 @@ from agent.timeline import Timeline
 from models.detect import DetectorBank, FalseAlarmBudget
 from models.domain import Instance
 from models.signals import Outcomes, Saturation, Series
+from models.telemetry import FLUSH_S
 from playbooks.guards import Limits
 from simulations.simulator.control import SimulatedControl, VirtualClock
 from simulations.simulator.mesh import USERS, Mesh
 from simulations.simulator.plant import Ended, Load, Plant
 from simulations.simulator.telemetry import Telemetry
 
-TICK_S: Final = 0.2
-"""About as often as real sidecars report (`models.telemetry.FLUSH_S`)."""
+TICK_S: Final = FLUSH_S
+"""As often as real sidecars report."""
 
 
 class SimulatedSight:

@@ -16,6 +16,7 @@ from models.incident import Cause, CauseKind, Signal
 from models.overlay import EjectInstance, OpenBreaker, ShiftTraffic
 from models.policy import Breaker, Fallback, Retries, Route, ServicePolicy
 from models.signals import Outcomes, Series, Side, percentile
+from simulations.bench import virtual
 from simulations.simulator import faults
 from simulations.simulator.campaign import Plan, play
 from simulations.simulator.control import SimulatedControl, VirtualClock
@@ -368,3 +369,11 @@ def test_the_command_prints_one_object_and_explains_bad_input() -> None:
     assert {"detected", "cause_top1", "cause_top3", "mitigated", "innocent_hits"} <= set(figures)
     wrong = runner.invoke(simulate, ["--mix", "surge"])
     assert isinstance(wrong.exception, InvalidInput)
+
+
+def test_the_measured_mesh_is_one_that_works() -> None:
+    """What an hour costs is measured on a mesh with calls in it, per simulated hour, memory of the process included."""
+    found = virtual.play(virtual.Size(10, 1.0, 1.0))
+    assert found.rate > 10
+    assert 1.0 < found.hour_s < 3600.0
+    assert 0.01 < found.peak_gb < 4.0
