@@ -94,7 +94,9 @@ def localise(evidence: Evidence) -> tuple[Cause, ...]:
     causes: list[Cause] = []
     hidden = _hidden(evidence, rows)
     for suspect, weight in zip(suspects, _posterior(suspects).tolist(), strict=True):
-        unseen = hidden.get(suspect.sight.service, ())
+        own = suspect.sight.own
+        answers = own.unreachable < HALF * own.bad  # who gives no answer at all passes none of his callees' on
+        unseen = hidden.get(suspect.sight.service, ()) if answers else ()
         causes += [_unseen_cause(suspect, callee, weight / (len(unseen) + 1)) for callee in unseen]
         causes += _causes(evidence, suspect, weight / (len(unseen) + 1), everything[suspect.signal])
     merged = _merge(causes)

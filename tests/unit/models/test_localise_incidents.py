@@ -229,3 +229,25 @@ def test_a_cause_two_calls_below_the_only_alarm_is_found() -> None:
     alarm = Anomaly(next(iter(seen)), Signal.ERRORS, NOW, NOW - 3, 0.043, 1e-4, 10.0, 116)
     cause = localise(Evidence((alarm,), since, well, Topology(instances, edges)))[0]
     assert (cause.service, cause.kind) in {("bottom", CauseKind.VERSION), ("bottom", CauseKind.INSTANCE)}
+
+
+@pytest.mark.parametrize(("flags", "code", "certain"), [({"UF": 20}, 503, True), ({}, 500, False)])
+def test_a_service_that_is_not_reached_is_no_victim_of_a_callee_nobody_sees(
+    flags: dict[str, int], code: int, certain: bool
+) -> None:
+    """Once a service is down its callees fall silent: refused connections are its own; of its answers they may be the reason."""
+    instances = tuple(
+        Instance(f"{n}-1", n, "v1", "zone-a", f"10.0.0.{k}", 80) for k, n in enumerate(("middle", "bottom"))
+    )
+    series = Series(Side.ATTEMPT, "top", "middle", "v1", "", "top-1")
+    since = {series: Outcomes(20, 20, dict(flags), {code: 20})}
+
+    def well(name: Series, signal: Signal) -> Baseline:
+        del name
+        return Baseline(signal, 1e-4, np.zeros(BUCKETS), 0.01, 0.05, 10.0, 10_000.0)
+
+    edges = frozenset({Edge("top", "middle"), Edge("middle", "bottom")})
+    alarm = Anomaly(series, Signal.ERRORS, NOW, NOW - 5, 1.0, 1e-4, 30.0, 20)
+    causes = localise(Evidence((alarm,), since, well, Topology(instances, edges)))
+    assert any(c.service == "bottom" for c in causes) is not certain
+    assert not certain or causes[0].service == "middle"
