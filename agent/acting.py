@@ -127,7 +127,9 @@ class Acting:
         track.incident = timed(with_step(track.incident, step), "acted", now)
         self._t.planner.acted(track.incident, step, now)
         since = now - track.incident.onset
-        self._scribe.note(track, f"laid {step.overlay}, {since:.2f} s after onset", overlay=step.overlay, acted_s=since)
+        self._scribe.note(
+            track, f"laid {step.overlay}, {since:.2f} s after the likely onset", overlay=step.overlay, acted_s=since
+        )
         progress = await self._propagated(step.overlay)
         acked = self._t.clock()
         step = replace(step, acked_at=acked, propagation=str(progress or "unknown"))

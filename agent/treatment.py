@@ -78,7 +78,7 @@ class Treatment(Scribe):
         self.move(
             track,
             Stage.RESOLVED,
-            f"verified: {signal}; users were well again {took:.2f} s after onset; {step.overlay} is kept",
+            f"verified: {signal}; users were well again {took:.2f} s after the likely onset; {step.overlay} is kept",
             observed=judgement.observed,
             expected=judgement.expected,
             requests=judgement.requests,

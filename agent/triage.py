@@ -267,7 +267,7 @@ class Triage:
         metrics.DETECTION.observe(max(0.0, now - onset))
         self._treatment.note(
             track,
-            f"detected {now - onset:.2f} s after onset: {story.symptom(worst)}",
+            f"detected {now - onset:.2f} s after its likely onset: {story.symptom(worst)}",
             detected_s=now - onset,
             service=worst.series.callee,
             signal=str(worst.signal),

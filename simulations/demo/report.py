@@ -26,6 +26,12 @@ _COLUMNS: Final[dict[str, JustifyMethod]] = {
 _LONG: Final = frozenset({"ACTION", "VERIFIED"})
 
 
+_CAPTION: Final = (
+    "Seconds since the fault was laid. Mitigated: when the last user saw a request fail because of it; a fault that hits few requests "
+    "may by chance hit none between that moment and the action."
+)
+
+
 def exit_code(results: Sequence[Result], expected: int, *, audit_ok: bool) -> int:
     """Return 0 only if every breakage was played and healed by the right cause, nobody innocent was hit and the audit holds."""
     good = all(r.healed and r.cause_right and not r.innocent_hit for r in results)
@@ -75,7 +81,10 @@ def _row(result: Result) -> dict[str, object]:
 
 def as_table(results: Sequence[Result], *, brief: bool = False) -> Table:
     """Render the result table; `brief` leaves out what was done and when it was verified, for narrow places."""
-    table = Table(title="What broke, and what became of it", title_justify="left")
+    caption = None if brief else _CAPTION
+    table = Table(
+        title="What broke, and what became of it", title_justify="left", caption=caption, caption_justify="left"
+    )
     for heading, justify in _COLUMNS.items():
         if not (brief and heading in _LONG):
             table.add_column(heading, justify=justify, no_wrap=brief)
