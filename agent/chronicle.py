@@ -19,7 +19,7 @@ import structlog
 from agent import metrics
 from agent.audit.chain import plain
 from agent.ports import Audit, Clock
-from models.errors import FibrinError
+from models.errors import FibrinError, InvalidInput
 
 log = structlog.get_logger(__name__)
 
@@ -84,6 +84,10 @@ class Chronicle:
         if not self._waiting:
             try:
                 number = await self._audit.append(kind, body, at=now)
+            except InvalidInput as error:  # the log will never take this one; others must not wait behind it
+                self._failed(kind, error)
+                self._lose(_Waiting(kind, body, now))
+                return 0
             except FibrinError as error:
                 self._failed(kind, error)
             else:
@@ -134,7 +138,10 @@ class Chronicle:
 
     def _lose(self, one: _Waiting) -> None:
         metrics.AUDIT_LOST.inc()
-        told = json.dumps(plain(one.data), sort_keys=True)
+        try:
+            told = json.dumps(plain(one.data), sort_keys=True)
+        except InvalidInput:  # it has no JSON form: that is why it is lost
+            told = repr(one.data)
         log.error("audit.lost", kind=one.kind, at=one.at, record=told, hint="this line is the only copy: keep it")
 
     def _failed(self, kind: str, error: FibrinError) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Self
 
 from agent.audit.chain import canonical
+from agent.audit.files import bounded_lines
 from agent.audit.keys import Signer, Trust, signed_by
 from models.plain import Json
 
@@ -76,9 +78,10 @@ def read_head(path: Path) -> Head | None:
 
     Raises:
         ValueError: the anchor is there but is not one.
+        Broken: it is no regular file.
     """
     try:
-        return Head.loads(head_path(path).read_bytes())
+        return Head.loads(b"".join(islice(bounded_lines(head_path(path)), 1)))
     except FileNotFoundError:
         return None
 
@@ -88,15 +91,20 @@ def read_anchors(place: Path) -> tuple[Head, ...]:
 
     Raises:
         ValueError: a line is not an anchor; the message names it.
+        Broken: it is no regular file.
     """
+    found: list[Head] = []
     try:
-        lines = place.read_bytes().split(b"\n")[:-1]
+        for number, line in enumerate(bounded_lines(place), 1):
+            if line.endswith(b"\n"):
+                found.append(_numbered(number, line))
     except FileNotFoundError:
         return ()
-    found = []
-    for number, line in enumerate(lines, 1):
-        try:
-            found.append(Head.loads(line))
-        except ValueError as error:
-            raise ValueError(f"line {number} {error}") from error
     return tuple(found)
+
+
+def _numbered(number: int, line: bytes) -> Head:
+    try:
+        return Head.loads(line)
+    except ValueError as error:
+        raise ValueError(f"line {number} {error}") from error

@@ -3,11 +3,68 @@
 from __future__ import annotations
 
 import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
+
+from models.errors import Broken
+
+DATA_BYTES: Final = 16 << 20
+"""What a record may hold, as JSON: a decision about a mesh of a thousand instances needs a tenth of it."""
+
+LINE_BYTES: Final = 2 * DATA_BYTES
+"""The longest line that is read: no record is longer, so whatever is behind it is none of ours."""
 
 _BLOCK: Final = 65_536
 _DIGITS: Final = 12
+
+
+def open_regular(place: Path) -> BinaryIO:
+    """Open a file for reading; never waits, whatever stands there.
+
+    Raises:
+        Broken: it is a device, a pipe, a directory …: such a thing may have no end.
+        OSError: it cannot be opened.
+    """
+    fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        refuse_irregular(fd, place)
+    except Broken:
+        os.close(fd)
+        raise
+    return os.fdopen(fd, "rb")
+
+
+def refuse_irregular(fd: int, place: Path) -> None:
+    """Raise Broken unless the open file is a regular one."""
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode):
+        return
+    kinds = (
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a device"),
+        (stat.S_ISDIR, "a directory"),
+        (stat.S_ISFIFO, "a pipe"),
+    )
+    found = next((name for test, name in kinds if test(mode)), "something else")
+    aim = place.resolve()
+    led = f" (a link to {aim})" if place.is_symlink() else ""
+    raise Broken(f"{place}{led} is {found}, not a regular file", hint="find out who put it there, and move it away")
+
+
+def bounded_lines(place: Path) -> Iterator[bytes]:
+    """Yield the lines of a regular file with their ends; one longer than `LINE_BYTES` comes cut off at that and is the last.
+
+    Raises:
+        Broken: it is no regular file.
+        OSError: it cannot be read.
+    """
+    with open_regular(place) as file:
+        while line := file.readline(LINE_BYTES + 1):
+            yield line
+            if len(line) > LINE_BYTES:
+                return
 
 
 def write_all(fd: int, blob: bytes) -> None:

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from agent.audit.files import replace_file, sync_directory, write_all
+from agent.audit.files import bounded_lines, replace_file, sync_directory, write_all
 from models.errors import Broken, InvalidInput
 
 ID_DIGITS: Final = 16
@@ -165,9 +165,10 @@ def trusted(path: Path) -> Trust:
 
     Raises:
         ValueError: the file is not readable as keys.
+        Broken: it is no regular file.
     """
     try:
-        text = public_path(path).read_text(encoding="ascii", errors="replace")
+        text = b"".join(bounded_lines(public_path(path))).decode("ascii", errors="replace")
     except FileNotFoundError:
         return {}
     found: dict[str, Ed25519PublicKey] = {}

@@ -27,8 +27,9 @@ import structlog
 from prometheus_client import Counter
 
 from agent.audit.anchors import Head, anchors_path, head_path
-from agent.audit.chain import GENESIS, Record, plain
+from agent.audit.chain import GENESIS, Record, canonical, plain
 from agent.audit.files import (
+    DATA_BYTES,
     append_line,
     replace_file,
     segment_path,
@@ -41,7 +42,7 @@ from agent.audit.opening import open_log, put_aside_torn, take_lock
 from agent.audit.proof import CUT, NEW_KEY, verify_end
 from agent.audit.reading import newest_first, newest_first_of
 from agent.audit.redaction import redacted
-from models.errors import Broken
+from models.errors import Broken, InvalidInput
 from models.plain import Json
 
 _log = structlog.get_logger(__name__)
@@ -170,10 +171,14 @@ class AuditLog:
         A caller that is cancelled meanwhile does not stop the write.
 
         Raises:
-            InvalidInput: `data` holds something that JSON cannot say.
+            InvalidInput: `data` holds something that JSON cannot say, or more than a record may.
             Broken: it is not on disk (disk full, tampered, locked by another process). Nothing of it is in the log.
         """
         body = {str(key): plain(value, f"data.{key}") for key, value in data.items()}
+        if (size := len(canonical(body))) > DATA_BYTES:
+            raise InvalidInput(
+                f"a record {kind} of {size >> 20} MiB; the audit log takes {DATA_BYTES >> 20} MiB at most"
+            )
         if self._stopped:
             raise Broken(f"the audit log {self.path} is closed", hint="the agent is shutting down")
         item = _Item(kind, float(self._clock()) if at is None else at, body)

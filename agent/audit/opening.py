@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 from prometheus_client import Counter
 
-from agent.audit.files import append_line, last_line_end
+from agent.audit.files import LINE_BYTES, append_line, last_line_end, refuse_irregular
 from agent.audit.reading import torn_path
 from models.errors import Broken
 from models.plain import Json
@@ -22,8 +22,20 @@ TORN: Final = Counter("fibrin_audit_torn_total", "Cut-off last lines that were p
 
 
 def open_log(path: Path) -> int:
-    """Return a descriptor of the log for appending, made if missing (mode 0600). Raises OSError."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    """Return a descriptor of the log for appending, made if missing (mode 0600).
+
+    Raises:
+        Broken: it is no regular file.
+        OSError: it cannot be opened.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    fd = os.open(path, flags, 0o600)
+    try:
+        refuse_irregular(fd, path)
+    except Broken:
+        os.close(fd)
+        raise
+    return fd
 
 
 def take_lock(path: Path) -> int:
@@ -51,11 +63,19 @@ def take_lock(path: Path) -> int:
 
 
 def put_aside_torn(path: Path, fd: int) -> dict[str, Json] | None:
-    """Cut off a last line without an end and keep it in `.torn`; return what to note about it. Raises OSError."""
+    """Cut off a last line without an end and keep it in `.torn`; return what to note about it.
+
+    Raises:
+        Broken: it is longer than any record, so it is not what a kill leaves.
+        OSError: the disk fails us.
+    """
     size = os.fstat(fd).st_size
     whole = last_line_end(fd, size)
     if whole == size:
         return None
+    if size - whole > LINE_BYTES:
+        hint = "somebody else wrote into it; keep it as evidence, move it aside and restart the agent"
+        raise Broken(f"the audit log {path} ends with {size - whole} bytes that are no record", hint=hint)
     rest = os.pread(fd, size - whole, whole)
     aside = torn_path(path)
     append_line(aside, rest + b"\n")

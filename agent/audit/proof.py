@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from agent.audit.anchors import Head, anchors_path, head_path, read_anchors, read_head
 from agent.audit.chain import GENESIS, Record
-from agent.audit.files import segments
+from agent.audit.files import LINE_BYTES, bounded_lines, segments
 from agent.audit.keys import Trust, decoded, public_path, trusted
 from agent.audit.reading import missing
 from models.errors import Broken
@@ -145,17 +145,19 @@ def _verify_once(path: Path, trust: Trust | None, anchors: Path, *, whole: bool)
 def _records(parts: list[Path]) -> Iterator[tuple[Record | tuple[Fault, str], Path, int]]:
     """Yield each record, or what is wrong with it, with its file and line."""
     for part in parts:
-        with part.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
-                    torn = "is cut off: the writer died while it wrote, or the file was cut"
-                    yield (Fault.TORN, torn), part, number
-                    return
-                try:
-                    yield Record.parse(line[:-1]), part, number
-                except ValueError as error:
-                    yield (Fault.EDITED, str(error)), part, number
-                    return
+        for number, line in enumerate(bounded_lines(part), start=1):
+            if len(line) > LINE_BYTES:
+                yield (Fault.EDITED, f"is longer than the {LINE_BYTES >> 20} MiB that a record may have"), part, number
+                return
+            if not line.endswith(b"\n"):
+                torn = "is cut off: the writer died while it wrote, or the file was cut"
+                yield (Fault.TORN, torn), part, number
+                return
+            try:
+                yield Record.parse(line[:-1]), part, number
+            except ValueError as error:
+                yield (Fault.EDITED, str(error)), part, number
+                return
 
 
 def _newest(parts: list[Path]) -> list[Path]:

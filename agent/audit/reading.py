@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.audit.chain import Record
-from agent.audit.files import segments
+from agent.audit.files import LINE_BYTES, open_regular, segments
 from models.errors import Broken, NotFound
 
 _BLOCK: Final = 65_536
@@ -80,7 +80,12 @@ def newest_first(path: Path) -> Iterator[Record]:
 
 
 def newest_first_of(part: Path) -> Iterator[Record]:
-    """Yield the records of one file, newest first; lines that are not records are left out. Raises OSError."""
+    """Yield the records of one file, newest first; lines that are not records are left out.
+
+    Raises:
+        Broken: it is no regular file, or a line of it is longer than any record.
+        OSError: it cannot be read.
+    """
     for line in _backwards(part):
         try:
             yield Record.parse(line)
@@ -95,19 +100,26 @@ def missing(path: Path) -> NotFound:
 
 def _backwards(path: Path) -> Iterator[bytes]:
     """Yield the whole lines of a file without their ends, last first; a last line without an end is left out."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         position = file.seek(0, 2)
-        tail = b""
-        first = True
+        pieces: list[bytes] = []  # of the line whose beginning is further up, last piece first
+        held = 0
+        ended = False
         while position > 0:
             size = min(_BLOCK, position)
             position -= size
             file.seek(position)
-            *lines, last = (file.read(size) + tail)[::-1].split(b"\n")
-            tail = last[::-1]
-            for line in lines:
-                if not first:
-                    yield line[::-1]
-                first = False
-        if tail and not first:
-            yield tail
+            beginning, *lines = file.read(size).split(b"\n")
+            if lines:
+                pieces.append(lines.pop())
+                if ended:
+                    yield b"".join(reversed(pieces))
+                yield from reversed(lines)
+                pieces, held, ended = [], 0, True
+            pieces.append(beginning)
+            held += len(beginning)
+            if held > LINE_BYTES:
+                hint = "`fibrin audit verify` names the line; keep the file as evidence and move it aside"
+                raise Broken(f"the audit log {path} has a line longer than {LINE_BYTES >> 20} MiB", hint=hint)
+        if ended and pieces:
+            yield b"".join(reversed(pieces))

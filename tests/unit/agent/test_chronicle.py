@@ -11,6 +11,7 @@ from agent import chronicle as module
 from agent.actuators.base import Order
 from agent.actuators.memory import MemoryActuator
 from agent.actuators.recorded import RecordedActuator
+from agent.audit import AuditLog
 from agent.chronicle import Chronicle, Who
 from agent.store import Store
 from agent.witness import Witness
@@ -63,6 +64,16 @@ async def test_a_deed_waits_for_its_record_only_if_it_must(required: bool) -> No
     number = await told.write("act", {}, first=True)
     assert told.may_go_on(number) is not required
     assert told.waiting == (0 if required else 1)
+
+
+async def test_what_the_log_will_never_take_holds_up_nobody(tmp_path: Path) -> None:
+    """A record without a JSON form is lost with a word to the process log; the next one is written."""
+    async with AuditLog(tmp_path / "audit.log") as audit:
+        told = Chronicle(audit, Clock())
+        assert await told.write("one", {"n": object()}) == 0
+        assert (told.waiting, bool(told.broken)) == (0, True)
+        assert await told.write("two", {"n": 2}) == 1
+        assert told.broken == ""
 
 
 async def test_configured_not_to_wait_the_agent_heals_and_records_later(world: World) -> None:

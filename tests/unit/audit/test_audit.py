@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from agent.audit import AuditLog, Fault, read, verify
 from agent.audit.chain import Record, plain
+from agent.audit.files import DATA_BYTES, LINE_BYTES
 from agent.audit.keys import load_signer
 from models.errors import Broken, InvalidInput, NotFound
 
@@ -236,6 +237,53 @@ def test_removed_repeated_or_swapped_records_are_found(sample: Path, data: st.Da
     copy.write_bytes(b"".join(picked))
     beside(sample, copy)
     assert not verify(copy).ok
+
+
+@pytest.mark.parametrize("name", ["audit.log", "audit.head", "audit.anchors", "audit.pub"])
+def test_a_thing_without_an_end_is_refused_by_readers_and_writer(tmp_path: Path, name: str) -> None:
+    """A device or a pipe in the place of the log or of its companions is named, and not a byte of it is read."""
+    asyncio.run(written(tmp_path / "audit.log", 2))
+    place = tmp_path / name
+    place.unlink()
+    place.symlink_to("/dev/zero")
+    with pytest.raises(Broken, match=rf"{name} \(a link to /dev/zero\) is a device, not a regular file") as caught:
+        verify(tmp_path / "audit.log")
+    assert "move it away" in caught.value.hint
+    place.unlink()
+    os.mkfifo(place)
+    with pytest.raises(Broken, match=f"{name} is a pipe, not a regular file"):
+        verify(tmp_path / "audit.log")
+    if name == "audit.log":
+        with pytest.raises(Broken, match="is a pipe"):
+            read(place)
+    with pytest.raises(Broken, match=r"is a pipe|was tampered with"):
+        asyncio.run(written(tmp_path / "audit.log", 1))
+
+
+def test_a_line_that_no_record_can_be_is_not_read_whole(tmp_path: Path) -> None:
+    """A file that goes on for ever in one line is refused after the length of the longest record."""
+    path = tmp_path / "audit.log"
+    asyncio.run(written(path, 2))
+    with path.open("r+b") as file:
+        file.truncate(LINE_BYTES * 40)  # takes no room: a hole
+    found = verify(path)
+    assert (found.fault, found.first_bad, found.line) == (Fault.EDITED, 3, 3)
+    assert "record 3 is longer than the 32 MiB" in found.message
+    with pytest.raises(Broken, match="a line longer than 32 MiB") as caught:
+        read(path)
+    assert "audit verify" in caught.value.hint
+    with pytest.raises(Broken, match="bytes that are no record"):
+        asyncio.run(written(path, 1))
+
+
+async def test_more_than_a_record_may_hold_is_refused_at_once(tmp_path: Path) -> None:
+    """The writer takes nothing that a reader would not read, and goes on."""
+    async with AuditLog(tmp_path / "audit.log") as log:
+        with pytest.raises(InvalidInput, match="16 MiB at most"):
+            await log.append("x", {"a": "a" * DATA_BYTES})
+        assert await log.append("x", {"a": "a" * (DATA_BYTES - 20)}) == 1
+    assert verify(tmp_path / "audit.log").ok
+    assert [record.seq for record in read(tmp_path / "audit.log")] == [1]
 
 
 def test_log_written_anew_does_not_match_its_anchor(tmp_path: Path) -> None:
