@@ -24,6 +24,7 @@ from playbooks.lint import Level
 from playbooks.loading import load as load_playbooks
 from playbooks.schema import Playbook
 from playbooks.units import span
+from simulations import outputs
 from simulations.busy import busy_now
 from simulations.drills import calendar, report, safety
 from simulations.drills.certify import earned
@@ -127,6 +128,8 @@ def run(
     drills = _chosen(what, everything=everything, short=short)
     if dry_run:
         raise SystemExit(asyncio.run(_practise(target, drills, on_this_mesh=on_this_mesh)))
+    outputs.folder(folder)
+    outputs.folder(record)
     stop_files = (target.state_dir / STOP_FILE, target.state_dir / "stop-acting")
     wishes = Wishes(seed, record, tuple(str(book.absolute()) for book in books), stop_files)
     on_trial = _on_trial(books)
@@ -174,6 +177,7 @@ def schedule(target: Target, files: tuple[Path, ...], folder: Path | None, *, on
     click.echo(table(["NAME", "NEXT", "BLOCKED"], rows))
     if only_show:
         return
+    outputs.folder(folder)
     wishes = Wishes(stop_files=(target.state_dir / STOP_FILE, target.state_dir / "stop-acting"))
 
     async def one(due: Drill) -> None:

@@ -15,9 +15,10 @@ from pathlib import Path
 from rich.console import Console
 
 from agent.audit import verify
-from models.errors import FibrinError
+from models.errors import Broken, FibrinError
 from playbooks import library
 from playbooks.certificates import Certificate, digest, dumps
+from simulations import outputs
 from simulations.cluster import Cluster, Options
 from simulations.demo import report
 from simulations.demo.account import Result
@@ -42,7 +43,10 @@ async def run_demo(options: DemoOptions) -> int:
 
     Raises:
         Broken: a process did not start or ended by itself; nothing is left running.
+        InvalidInput: what is to be kept cannot be written where it was asked for; nothing was started.
     """
+    outputs.folder(options.keep_logs)
+    outputs.file(options.certify)
     cancel_on_sigterm()
     machine = options.output == "json"
     console = Console(stderr=machine)
@@ -148,8 +152,18 @@ def _certify(target: Path, results: Sequence[Result]) -> None:
         for r in passed
         if (book := known[r.playbook]).drill and r.detected_s is not None and r.mitigated_s is not None
     ]
-    target.write_text(dumps(certificates), encoding="utf-8")
+    try:
+        target.write_text(dumps(certificates), encoding="utf-8")
+    except OSError as error:
+        raise Broken(
+            f"the certificates cannot be written to {target}: {error.strerror}", hint="is there room?"
+        ) from error
 
 
 def _keep(state_dir: Path, target: Path) -> None:
-    shutil.copytree(state_dir, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_SOCKETS, "ca", "*.token"))
+    try:
+        shutil.copytree(
+            state_dir, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_SOCKETS, "ca", "*.token")
+        )
+    except OSError as error:  # also what copytree gathers
+        raise Broken(f"state and logs cannot be kept in {target}: {error}", hint="is there room?") from error

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from models.errors import Broken
 from models.overlay import target
 from playbooks import library as shipped_playbooks
 from playbooks.units import span
@@ -146,6 +147,12 @@ async def _one(drill: Drill, mesh: RealMesh, runner: Runner, wishes: Wishes, tel
         return await runner.play(drill)
     finally:
         if wishes.recordings is not None and mesh.tap is not None:
-            wishes.recordings.mkdir(parents=True, exist_ok=True)
             place = wishes.recordings / f"{drill.name}.telemetry.gz"
-            tell("recorded", f"{mesh.tap.save(place)} reports in {place}")
+            try:
+                wishes.recordings.mkdir(parents=True, exist_ok=True)
+                count = mesh.tap.save(place)
+            except OSError as error:
+                raise Broken(
+                    f"the telemetry cannot be kept in {place}: {error.strerror}", hint="is there room?"
+                ) from error
+            tell("recorded", f"{count} reports in {place}")

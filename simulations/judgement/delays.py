@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -23,6 +22,7 @@ from models.frame import Cells
 from models.incident import Signal
 from models.signals import BOUNDS_S, BUCKETS
 from simulations.bench.figures import Table, Target
+from simulations.outputs import file_argument
 
 Floats = npt.NDArray[np.float64]
 
@@ -203,7 +203,7 @@ def main() -> None:
     """Print the table and draw the picture."""
     parser = argparse.ArgumentParser(prog="simulations.judgement.delays", description="Detection delay and its bound.")
     parser.add_argument("--quick", action="store_true", help="a tenth of the runs")
-    parser.add_argument("--svg", type=Path, help="file for the picture")
+    parser.add_argument("--svg", type=file_argument, help="file for the picture")
     options = parser.parse_args()
     found = tuple(delay(case, 20 if options.quick else 100) for case in CASES)
     print(table(found).text())

@@ -8,7 +8,6 @@ import json
 import math
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
 import structlog
 
@@ -17,6 +16,7 @@ from simulations.drills.report.charts import Chart, scene, svg
 from simulations.drills.report.told import Moment, Series
 from simulations.likeness.curves import AFTER_S, Curve, Run, Unit
 from simulations.likeness.pairs import PAIRS, Compared, play
+from simulations.outputs import file_argument
 
 _SHOWN = 4
 """Curves of a pair that are drawn: users' share of missed requests, and the service's own."""
@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", choices=[pair.drill for pair in PAIRS], help="one fault instead of all")
     parser.add_argument("-o", "--output", choices=["json"], help="one JSON object, the curves included")
-    parser.add_argument("--picture", type=Path, help="draw the curves into this HTML file")
+    parser.add_argument("--picture", type=file_argument, help="draw the curves into this HTML file")
     chosen = parser.parse_args()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for what was found
     pairs = [pair for pair in PAIRS if chosen.only in (None, pair.drill)]
