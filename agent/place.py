@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from control.disk import unwritable
+from control.disk import unusable, unwritable
 from models.errors import Broken, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -74,7 +74,7 @@ def make_directory(directory: Path) -> None:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise Broken(f"cannot make the state directory {directory}: {error.strerror}", hint="choose another") from error
+        raise unusable(directory, error) from error
 
 
 @asynccontextmanager

@@ -24,6 +24,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from agent.codec import EVENT, INCIDENT, Event
 from agent.incidents import Incident
 from agent.schema import EVENTS, INCIDENTS, MEMORY, OBJECTIVE_COUNTS, migrate
+from control.disk import damaged
 from models.budget import WIDTHS, Slot
 from models.errors import Broken, Conflict, InvalidInput
 from models.incident import TERMINAL
@@ -307,8 +308,17 @@ class Store:
             return await asyncio.get_running_loop().run_in_executor(thread or self._thread, work)
         except (SQLAlchemyError, OSError) as error:
             why = str(error.__cause__ or error).strip().splitlines()[0]
-            hint = "check free space and permissions there" if isinstance(self._place, Path) else "is the server up?"
-            raise Broken(f"the agent's database {self._shown()} fails: {why}", hint=hint) from error
+            raise Broken(f"the agent's database {self._shown()} fails: {why}", hint=self._next_step(why)) from error
+
+    def _next_step(self, why: str) -> str:
+        if not isinstance(self._place, Path):
+            return "is the server up?"
+        if damaged(why):
+            return (
+                f"move {self._place} and {self._place.name}-* away and start again: the agent learns what is normal anew, "
+                "and what it had changed in the mesh ends with its lease; the audit log keeps every incident"
+            )
+        return "check free space and permissions there"
 
 
 def check_url(url: str) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Self, TypeAlias
 
-from control.disk import room, unwritable
+from control.disk import unusable, unwritable
 from models.errors import Broken, Conflict
 
 Role: TypeAlias = Literal["operator", "agent", "proxy"]
@@ -53,7 +53,7 @@ class StateDir:
         try:
             lock = os.open(path / "control.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise _unusable(path, error) from error
+            raise unusable(path, error) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -111,14 +111,7 @@ def make(path: Path) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.chmod(0o700)
     except OSError as error:
-        raise _unusable(path, error) from error
-
-
-def _unusable(path: Path, error: OSError) -> Broken:
-    return Broken(
-        f"the state directory {path} cannot be used: {error.strerror}{room(path)}",
-        hint="make it writable for this user, or name another --state-dir",
-    )
+        raise unusable(path, error) from error
 
 
 def _who(path: Path) -> str:

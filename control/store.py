@@ -22,6 +22,7 @@ from typing import Final, Literal, TypeAlias
 import structlog
 
 from control import metrics
+from control.disk import damaged
 from models.errors import Broken
 from models.plain import Json
 
@@ -202,7 +203,7 @@ class Store:
         text = str(error)
         if "full" in text:
             hint = "make room on this disk; what is in force stays in force, nothing new is taken meanwhile"
-        elif "malformed" in text or "not a database" in text or "corrupt" in text:
+        elif damaged(text):
             hint = (
                 f"move {self._path} away and start again: instances register themselves anew, "
                 "apply your YAML again; overlays end"

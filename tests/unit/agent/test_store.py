@@ -209,8 +209,9 @@ async def test_what_cannot_be_opened_or_is_closed_says_so(tmp_path: Path) -> Non
         await Store(tmp_path / "nowhere" / "agent.db").open()
     assert "space and permissions" in caught.value.hint
     (tmp_path / "x.db").write_text("this is no database, however long it may be" * 10)
-    with pytest.raises(Broken, match="not a database"):
+    with pytest.raises(Broken, match="not a database") as damaged:
         await Store(tmp_path / "x.db").open()
+    assert f"move {tmp_path / 'x.db'} and x.db-* away and start again" in damaged.value.hint
     with pytest.raises(Broken, match="Connection refused") as away:
         await Store("postgresql://me:s3cret@127.0.0.1:9/none", "a").open()
     assert "is the server up" in away.value.hint

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from agent.place import announce, only_one
+from agent.place import announce, make_directory, only_one
 from fibrin import up
 from fibrin.cli import cli
 from fibrin.logs import LOST, Sink
@@ -21,11 +21,23 @@ def test_up_on_an_unusable_state_directory(tmp_path: Path, detach: list[str]) ->
     """A file, and a place where nothing can be made: the same message with and without `-d`, exit code 1."""
     file = tmp_path / "file"
     file.write_text("mine")
-    for place in (str(file), "/proc/x"):
+    wanted = {
+        f"{file}": ("it is a file, not a directory", "name another --state-dir, or move the file away"),
+        f"{file}/below": (f"{file} is a file, not a directory", "name another --state-dir, or move the file away"),
+        "/proc/x": ("No such file or directory", "make it writable for this user, or name another --state-dir"),
+    }
+    for place, (reason, hint) in wanted.items():
         done = CliRunner().invoke(cli, ["--state-dir", place, "up", *detach])
         assert done.exit_code == 1
-        assert f"error: the state directory {place} cannot be used: " in done.output
-        assert "hint: make it writable for this user, or name another --state-dir" in done.output
+        assert f"error: the state directory {place} cannot be used: {reason}" in done.output
+        assert f"hint: {hint}" in done.output
+
+
+def test_an_agent_says_that_its_state_directory_is_a_file(tmp_path: Path) -> None:
+    """The agent's words are the control plane's."""
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(Broken, match="it is a file, not a directory"):
+        make_directory(tmp_path / "file")
 
 
 async def test_a_full_disk_is_named_with_the_room_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
