@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,12 +20,14 @@ from typing import TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from models.errors import InvalidInput, Problem
 
 T = TypeVar("T")
 
 DEFAULT_STATE_DIR = Path("~/.fibrin")
+_SEVERAL = frozenset({"tuple_type", "list_type", "set_type", "frozen_set_type"})
 SECTIONS = frozenset({"control", "agent", "proxy"})
 
 
@@ -84,13 +87,22 @@ def read(
         except ValidationError as error:
             for detail in error.errors():
                 key = str(detail["loc"][0]) if detail["loc"] else ""
-                text = f"{detail['msg']}, found {detail['input']!r}"
-                problems.append(Problem(text, source=origin.get(key, "default"), field=f"{section}.{key}"))
+                problems.append(_problem(detail, f"{section}.{key}", origin.get(key, "default")))
     raise InvalidInput(
         f"the {section} settings are not usable",
         hint="correct the values named above; flags win over environment, environment over file",
         problems=tuple(problems),
     )
+
+
+def _problem(detail: ErrorDetails, field: str, source: str) -> Problem:
+    """Return what is wrong with a value; one word where several belong is told in the source's own notation."""
+    found = detail["input"]
+    if not (detail["type"] in _SEVERAL and isinstance(found, str)):
+        return Problem(f"{detail['msg']}, found {found!r}", source=source, field=field)
+    listed = json.dumps([word.strip(" \"'") for word in found.strip("[]").split(",") if word.strip()])
+    hint = f"write a JSON list: '{listed}'" if source == "environment" else f"write a list: {listed}"
+    return Problem(f"expected a list, found {found!r}", source=source, field=field, hint=hint)
 
 
 def _said(text: str) -> object:

@@ -65,6 +65,25 @@ def test_the_environment_can_say_lists(tmp_path: Path, text: str) -> None:
     assert [problem.source for problem in caught.value.problems] == ["environment"]
 
 
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("nope.yaml", '["nope.yaml"]'), ("a, b.yaml", '["a", "b.yaml"]'), ("[a", '["a"]')]
+)
+def test_one_word_where_a_list_belongs_is_answered_with_the_list_to_write(
+    tmp_path: Path, text: str, wanted: str
+) -> None:
+    """The environment's notation is a JSON list, quoted for the shell; the file's is a list."""
+    with pytest.raises(InvalidInput) as caught:
+        settings.read("agent", AgentSettings, flags={"state_dir": tmp_path}, env={"FIBRIN_AGENT_PLAYBOOKS": text})
+    (problem,) = caught.value.problems
+    assert (problem.field, problem.hint) == ("agent.playbooks", f"write a JSON list: '{wanted}'")
+    assert repr(text) in problem.message
+    config = tmp_path / "f.yaml"
+    config.write_text("agent: {playbooks: nope.yaml}\n")
+    with pytest.raises(InvalidInput) as caught:
+        settings.read("agent", AgentSettings, flags={"state_dir": tmp_path}, env={}, config=config)
+    assert caught.value.problems[0].hint == 'write a list: ["nope.yaml"]'
+
+
 def test_the_state_directory_comes_from_flag_then_environment() -> None:
     """`--state-dir` beats `FIBRIN_STATE_DIR`; both are made absolute."""
     assert settings.state_dir("x", {"FIBRIN_STATE_DIR": "/y"}) == Path("x").absolute()
