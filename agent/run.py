@@ -107,7 +107,7 @@ async def _assemble(settings: AgentSettings, stack: AsyncExitStack) -> Agent:  #
     REGISTRY.register(observer.exposition)
     stack.callback(REGISTRY.unregister, observer.exposition)
     bank = DetectorBank(FalseAlarmBudget(ticks_per_s=1 / settings.tick_s))
-    limits = Limits(storm_share=settings.storm_share, freeze=settings.freeze)
+    limits = settings.limits
     certification = await certify(directory, playbooks, settings)
     planner = PlaybookPlanner(playbooks, limits)
     decisions = Decisions(chronicle, sources, limits, lambda: audit.part)

@@ -10,6 +10,7 @@ from agent.actuators.hooks import Hook, declared
 from agent.channels import Channel
 from agent.store import check_url
 from models.errors import InvalidInput, Problem
+from playbooks.guards import Limits
 from playbooks.schema import Freeze, Mode
 
 MAX_PORT: Final = 65_535
@@ -56,6 +57,7 @@ class AgentSettings:
     undecided_s: float = 5.0  # after this long without a plausible cause a person is called
     warm_up_s: float = 5.0  # after a start without remembered baselines: see, do not act
     storm_share: float = 0.6  # share of services with a fault of their own above which nothing is done
+    mesh_capacity: float = 0.34  # most of the mesh's healthy instances that the agent may hold out of service at once
     freeze: tuple[
         Freeze, ...
     ] = ()  # times in which nothing is done and no canary goes on: as a playbook's guard.freeze
@@ -78,6 +80,11 @@ class AgentSettings:
         """Return where sidecars push telemetry."""
         return self.otlp_socket or self.state_dir / "otlp.sock"
 
+    @property
+    def limits(self) -> Limits:
+        """Return what holds for the whole mesh, whatever a playbook allows."""
+        return Limits(storm_share=self.storm_share, mesh_capacity=self.mesh_capacity, freeze=self.freeze)
+
     def check(self) -> None:
         """Raise InvalidInput naming every setting that cannot work."""
         declared(self.hooks)
@@ -99,6 +106,7 @@ class AgentSettings:
                 ("confident", self.confident),
                 ("plausible", self.plausible),
                 ("storm_share", self.storm_share),
+                ("mesh_capacity", self.mesh_capacity),
             )
             if not 0 < value <= 1
         ]

@@ -41,6 +41,9 @@ from playbooks.view import View, missing
 _ROUNDING: Final = 1e-9
 """Slack for shares that went through floating point."""
 
+_SETTING: Final = "agent.mesh_capacity"
+"""What a person changes who wants the limit of the whole mesh elsewhere."""
+
 
 class GuardName(StrEnum):
     """The closed set of guards."""
@@ -159,9 +162,7 @@ def canary_checks(context: Context) -> tuple[Check, ...]:
     total = sum(i.health is Health.HEALTHY for i in context.topology.instances)
     taken = sum(context.view.taken().values()) + sum(_unseen(context).values())
     share = taken / total if total else 1.0
-    full = (
-        f"{percent(share)} of the mesh's healthy instances are out of service, at most {percent(limits.mesh_capacity)}"
-    )
+    full = f"{percent(share)} of the mesh's healthy instances are out of service, at most {percent(limits.mesh_capacity)} ({_SETTING})"
     return (
         _frozen(limits.freeze, context.now),
         Check(GuardName.BUSY, recent < limits.actions, recent, limits.actions, busy),
@@ -284,7 +285,7 @@ def _floor_checks(playbook: Playbook, effect: Effect, context: Context) -> Itera
     taken = before + max(0, len(view.serving(service)) - len(serving_after(change, view)))
     share = taken / total if total else 1.0
     limit = context.limits.mesh_capacity
-    message = f"{percent(share)} of the mesh's healthy instances would be out of service, at most {percent(limit)}"
+    message = f"{percent(share)} of the mesh's healthy instances would be out of service, at most {percent(limit)} ({_SETTING})"
     yield _most(GuardName.MESH, share, limit, message)
 
 

@@ -34,7 +34,6 @@ from models.detect import DetectorBank, FalseAlarmBudget
 from models.domain import Instance
 from models.signals import Outcomes, Saturation, Series
 from models.telemetry import FLUSH_S
-from playbooks.guards import Limits
 from simulations.simulator.control import SimulatedControl, VirtualClock
 from simulations.simulator.mesh import USERS, Mesh
 from simulations.simulator.plant import Ended, Load, Plant
@@ -121,7 +120,7 @@ class World:
     async def begin(self, store: Store, settings: AgentSettings) -> None:
         """Put the loop on top."""
         self.control.inform(self.view)
-        sources, limits = read_sources(settings), Limits(storm_share=settings.storm_share)
+        sources, limits = read_sources(settings), settings.limits
         self._planner = PlaybookPlanner(sources.playbooks(), limits)
         self._clean = self._planner.save()
         chronicle = Chronicle(self.records, self.clock)

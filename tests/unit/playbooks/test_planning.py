@@ -3,11 +3,13 @@
 import random
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 import pytest
 
 import playbooks
+from agent.settings import AgentSettings
 from models.domain import ChangeEvent, ChangeKind, Edge, Health, Topology
 from models.errors import InvalidInput
 from models.incident import Cause, CauseKind, Signal
@@ -328,6 +330,9 @@ def test_blast_radius_of_the_whole_mesh_is_bounded(mesh: Shop) -> None:
     out = tuple(mesh.overlay(EjectInstance(s, f"{s}-v1-0"), name=s) for s in services)
     decision = plan(mesh.cause(), mesh.context(overlays=out), mesh.library)
     assert refused_by(decision) == {GuardName.MESH}
+    assert "at most 34% (agent.mesh_capacity)" in str(decision)
+    more = AgentSettings(state_dir=Path("x"), mesh_capacity=0.5).limits
+    assert plan(mesh.cause(), mesh.context(overlays=out, limits=more), mesh.library).escalation is None
     assert plan(mesh.cause(), mesh.context(overlays=out[:4]), mesh.library).escalation is None
 
 
