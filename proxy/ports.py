@@ -44,7 +44,8 @@ def _refusal(name: str, address: str, port: int, error: OSError) -> Broken:
             held = f" by {holder}" if holder else ""
             return Broken(
                 f"{where}, wanted for the {name} listener, is in use{held}",
-                hint=f"stop what listens there (`ss -ltnp 'sport = :{port}'` shows it) or choose another port",
+                hint=f"stop what listens there (`ss -ltnp 'sport = :{port}'` shows it), choose another port, or give this "
+                "sidecar an address of its own (--address 127.0.0.2)",
             )
         case errno.EACCES:
             return Broken(

@@ -143,7 +143,12 @@ def proxy() -> None:
 @click.option("--service", required=True, help="Service this instance belongs to.")
 @click.option("--version", default="v1", show_default=True, help="Version (subset) of the application.")
 @click.option("--zone", default="local", show_default=True, help="Failure zone.")
-@click.option("--address", default="127.0.0.1", show_default=True, help="Address both listeners bind.")
+@click.option(
+    "--address",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address both listeners bind; a second sidecar on one machine takes another, e.g. 127.0.0.2.",
+)
 @click.option("--inbound-port", type=int, default=15006, show_default=True, help="mTLS from other sidecars.")
 @click.option("--outbound-port", type=int, default=15001, show_default=True, help="HTTP proxy for the application.")
 @click.option("--app-address", default="", help="Where the application listens [same address].")
@@ -175,7 +180,10 @@ def proxy_run(
     metrics_port: int,
     control_url: str | None,
 ) -> None:
-    """Run one sidecar beside an application: HTTP_PROXY=http://ADDRESS:15001 is all it needs."""
+    """Run one sidecar beside an application, which needs no more than http_proxy=http://ADDRESS:15001.
+
+    Each sidecar of a machine takes an --address (or ports) of its own.
+    """
     url = control_url or (target.address("control") or {}).get("url")
     token = target.state_dir / "proxy.token"
     if not url or not token.exists():

@@ -3,15 +3,20 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import random
 import re
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+from simulations.addresses import free_subnet
 
 pytestmark = pytest.mark.integration
 
@@ -88,6 +93,38 @@ def test_every_command_of_a_page_runs(tmp_path: Path, name: str) -> None:
     fresh = Mesh(tmp_path / "s")
     for command in commands:
         fresh.run(*command.split())
+    assert fresh.processes() == []
+
+
+def test_the_mesh_of_ones_own_in_the_readme_carries_a_request(tmp_path: Path) -> None:
+    """The README's block, run as it stands (on addresses that are free), answers its curl through two sidecars and leaves nothing."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split("## A mesh of your own\n")[1]
+    (block,) = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    asked = sorted(set(re.findall(r"127\.0\.0\.\d+", block)))
+    assert len(asked) == 2
+    for written, free in zip(asked, free_subnet(asked, random.Random()).values(), strict=True):
+        block = block.replace(written, free)
+    fresh = Mesh(tmp_path / "s")
+    fresh.env["PATH"] = f"{Path(sys.executable).parent}:{fresh.env['PATH']}"
+    with (tmp_path / "told").open("w+", encoding="utf-8") as told:
+        shell = subprocess.Popen(
+            ["bash", "-e", "-c", block], env=fresh.env, cwd=ROOT, stdout=told, stderr=told, start_new_session=True
+        )
+        try:
+            code = shell.wait(120)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(shell.pid, signal.SIGTERM)
+            if fresh.processes():  # the block did not come as far as its own end
+                fresh.run("down")
+        told.seek(0)
+        said = told.read()
+    assert code == 0, said
+    assert "Directory listing for /" in said
+    assert re.search(r"^catalog +", said, re.MULTILINE), said
+    deadline = time.monotonic() + 20
+    while fresh.processes() and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert fresh.processes() == []
 
 

@@ -73,6 +73,7 @@ def test_port_in_use_names_the_holder() -> None:
         ) as caught:
             ports.require_free({"inbound": ("127.0.0.1", port)})
     assert f"ss -ltnp 'sport = :{port}'" in caught.value.hint
+    assert "an address of its own (--address 127.0.0.2)" in caught.value.hint
     ports.require_free({"inbound": ("127.0.0.1", port)})
 
 
