@@ -11,6 +11,7 @@ has a stable code, so that people can look it up and tools can count it:
     PB005  an unknown placeholder                 PB011  an expression that does not compile
     PB012  an undo that cannot be                 PB013  waves of what cannot be split
     PB014  auto, but names no drill (warning)     PB015  a hold-out that leaves nobody out
+    PB016  no playbook in the file (warning)
 """
 
 from __future__ import annotations
@@ -90,22 +91,39 @@ def check(texts: Mapping[str, str]) -> tuple[tuple[Playbook, ...], tuple[Finding
     """Return the playbooks whose form is right, and every finding about any of them, in reading order."""
     places: list[_Place] = []
     findings: list[Finding] = []
+    without: dict[str, int] = {}
     for source in sorted(texts):
         try:
-            documents = [each for each in parse(source, texts[source]) if each.kind == "Playbook"]
+            parsed = parse(source, texts[source])
         except InvalidInput as error:
             findings.extend(Finding("PB000", Level.ERROR, problem) for problem in error.problems)
             continue
+        documents = [each for each in parsed if each.kind == "Playbook"]
+        if not documents:
+            without[source] = len(parsed)
         for document in documents:
             try:
                 places.append(_Place(document, validate(document, Playbook), texts[source]))
             except InvalidInput as error:
                 findings.extend(Finding("PB000", Level.ERROR, problem) for problem in error.problems)
+    findings.extend(lacking("PB016", "playbook", without, folder=len(without) < len(texts)))
     for place in places:
         findings.extend(_playbook(place))
     findings.extend(_names(places))
     order = sorted(findings, key=lambda f: (f.problem.source, f.problem.line, f.problem.column, f.code))
     return tuple(place.playbook for place in places), tuple(order)
+
+
+def lacking(code: str, what: str, without: Mapping[str, int], *, folder: bool) -> Iterator[Finding]:
+    """Yield a warning for each text without a `what` (source → number of its documents).
+
+    `folder`: other texts have one, so those that hold only other documents are in their place.
+    """
+    for source, others in without.items():
+        if others and folder:
+            continue
+        hint = "its documents are of another kind" if others else "is the file empty?"
+        yield Finding(code, Level.WARNING, Problem(f"there is no {what} in it", source=source, hint=hint))
 
 
 def _playbook(place: _Place) -> Iterator[Finding]:

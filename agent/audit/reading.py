@@ -61,9 +61,7 @@ def newest_first(path: Path) -> Iterator[Record]:
         Broken: a file cannot be read.
     """
     oldest: int | None = None
-    if not path.exists() and not segments(path):
-        raise missing(path)
-    place: Path | None = path
+    place: Path | None = present(path)
     done: set[Path] = set()
     while place is not None:
         done.add(place)
@@ -93,8 +91,17 @@ def newest_first_of(part: Path) -> Iterator[Record]:
             continue
 
 
+def present(path: Path) -> Path:
+    """Return `path` if a log is there, or parts of one; raise NotFound otherwise."""
+    if not path.exists() and not segments(path):
+        raise missing(path)
+    return path
+
+
 def missing(path: Path) -> NotFound:
     """Return the error for a log that does not exist."""
+    if not path.parent.is_dir():
+        return NotFound(f"there is no state directory {path.parent}", hint="name a mesh's with --state-dir")
     return NotFound(f"there is no audit log at {path}", hint="has an agent run with this state directory?")
 
 

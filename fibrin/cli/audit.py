@@ -11,8 +11,8 @@ import click
 
 from agent.audit import AuditLog, Record, find, read, verify
 from agent.audit.export import lines, otlp_lines, ship
-from agent.audit.files import segments
 from agent.audit.keys import Trust, pinned
+from agent.audit.reading import present
 from agent.replay import decisions, replay
 from fibrin.cli.context import Target, pass_target
 from fibrin.cli.output import dump, plain, table
@@ -34,10 +34,7 @@ def audit() -> None:
 
 
 def _path(target: Target, file: Path | None) -> Path:
-    path = file or target.state_dir / "audit.log"
-    if not path.exists() and not segments(path):
-        raise NotFound(f"there is no audit log at {path}", hint="has an agent run on this state directory?")
-    return path
+    return present(file or target.state_dir / "audit.log")
 
 
 def _chosen(path: Path, incident: str, kinds: tuple[str, ...], since: int) -> Iterator[Record]:

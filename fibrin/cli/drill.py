@@ -14,7 +14,7 @@ import click
 
 from agent.certificates import write as write_certificate
 from fibrin.cli.context import Target, pass_target
-from fibrin.cli.output import Column, dump, show, table, text
+from fibrin.cli.output import Column, counted, dump, findings, show, table, text
 from fibrin.cli.playbook import FINDINGS, read_texts
 from fibrin.cli.resources import output_option
 from models.domain import Instance
@@ -78,13 +78,12 @@ def list_(files: tuple[Path, ...], output: str) -> None:
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True), metavar="FILE...")
 def validate(files: tuple[Path, ...]) -> None:
     """Say what is wrong with drills, where, and what to write instead. Exit code 3 when there are findings."""
-    drills, findings = check(read_texts(files))
-    for finding in findings:
+    drills, found = check(read_texts(files))
+    for finding in found:
         click.echo(str(finding))
-    errors = sum(finding.level is Level.ERROR for finding in findings)
-    counts = f"{errors} errors, {len(findings) - errors} warnings" if findings else "no findings"
-    click.echo(f"{len(drills)} drills: {counts}", err=True)
-    if findings:
+    errors = sum(finding.level is Level.ERROR for finding in found)
+    click.echo(f"{counted(len(drills), 'drill')}: {findings(errors, len(found) - errors)}", err=True)
+    if found:
         raise SystemExit(FINDINGS)
 
 

@@ -66,10 +66,27 @@ def show(
         for row in rows:
             click.echo(f"{kind}/{name(row)}")
     elif not rows:
-        click.echo(f"No {kind}s found.", err=True)
+        click.echo(f"No {plural(kind)} found.", err=True)
     else:
         shown = [c for c in columns if output == "wide" or not c.wide]
         click.echo(table([c.header for c in shown], [[text(c.cell(r)) for c in shown] for r in rows]))
+
+
+def plural(noun: str) -> str:
+    """Return the word for several: `canaries`, `drills`."""
+    if noun == "slo":
+        return "service level objectives"
+    return f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2:-1] not in "aeiou" else f"{noun}s"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its word: `1 file`, `2 files`."""
+    return f"{count} {noun if count == 1 else plural(noun)}"
+
+
+def findings(errors: int, warnings: int) -> str:
+    """Return how a check ended: `1 error, 2 warnings`, or `no findings`."""
+    return f"{counted(errors, 'error')}, {counted(warnings, 'warning')}" if errors + warnings else "no findings"
 
 
 def dump(data: object, output: str) -> str:

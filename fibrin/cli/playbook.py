@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import click
 
+from agent.audit.reading import present
 from agent.backtest import Tried, backtest
 from agent.certificates import read as read_certificates
 from agent.settings import AgentSettings
@@ -18,7 +19,7 @@ from agent.sources import read_sources
 from fibrin import settings
 from fibrin.cli.context import Target, pass_target
 from fibrin.cli.files import read_manifests
-from fibrin.cli.output import Column, age, dump, show, table, text
+from fibrin.cli.output import Column, age, counted, dump, findings, show, table, text
 from fibrin.cli.resources import output_option, run
 from models.errors import InvalidInput, NotFound
 from models.incident import CauseKind
@@ -97,15 +98,12 @@ def playbook() -> None:
 def lint_(files: tuple[Path, ...]) -> None:
     """Say what is wrong, where, and what to write instead. Exit code 3 when there are findings."""
     texts = read_texts(files)
-    findings = lint(texts)
-    for finding in findings:
+    found = lint(texts)
+    for finding in found:
         click.echo(str(finding))
-    errors = sum(finding.level is Level.ERROR for finding in findings)
-    counts = f"{errors} {'error' if errors == 1 else 'errors'}, {len(findings) - errors} warnings"
-    click.echo(
-        f"{len(texts)} {'file' if len(texts) == 1 else 'files'}: {counts if findings else 'no findings'}", err=True
-    )
-    if findings:
+    errors = sum(finding.level is Level.ERROR for finding in found)
+    click.echo(f"{counted(len(texts), 'file')}: {findings(errors, len(found) - errors)}", err=True)
+    if found:
         raise SystemExit(FINDINGS)
 
 
@@ -161,9 +159,7 @@ def _tell(given: Answer, *, verbose: bool) -> None:
 @pass_target
 def backtest_(target: Target, files: tuple[Path, ...], limit: int, output: str, *, without_library: bool) -> None:
     """Make the recorded decisions of this mesh again with the playbooks in FILEs: what would have been done?"""
-    log = target.state_dir / "audit.log"
-    if not log.exists():
-        raise NotFound(f"there is no audit log at {log}", hint="has an agent run on this state directory?")
+    log = present(target.state_dir / "audit.log")
     books = _with_library(load(read_texts(files)) if files else (), with_library=not without_library)
     if not books:
         raise InvalidInput("no playbooks to try", hint="name files, or leave out --without-library")

@@ -6,6 +6,7 @@ Errors keep a drill from running; warnings are advice. Codes are stable:
     DR001  a fault outside the drill's time       DR005  expects a playbook that is not shipped (warning)
     DR002  two drills of one name                 DR006  no description (warning)
     DR003  an expectation that cannot come true   DR007  heals, but asks for no cause (warning)
+    DR008  no drill in the file (warning)
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from models.domain import Instance
 from models.errors import InvalidInput, NotFound
 from models.manifest import Document, Path, parse, suggest, validate
 from playbooks import library as playbooks
-from playbooks.lint import Finding, Level, refuse
+from playbooks.lint import Finding, Level, lacking, refuse
 from playbooks.units import span
 from simulations.drills.injections import place
 from simulations.drills.schema import Drill, Outcome
@@ -42,17 +43,22 @@ def check(texts: Mapping[str, str]) -> tuple[tuple[Drill, ...], tuple[Finding, .
     """Return the drills in `texts` (source name → YAML text) whose form is right, and every finding, in reading order."""
     written: list[_Written] = []
     findings: list[Finding] = []
+    without: dict[str, int] = {}
     for source in sorted(texts):
         try:
-            documents = [each for each in parse(source, texts[source], kinds=("Drill",)) if each.kind == "Drill"]
+            parsed = parse(source, texts[source], kinds=("Drill",))
         except InvalidInput as error:
             findings.extend(Finding("DR000", Level.ERROR, problem) for problem in error.problems)
             continue
+        documents = [each for each in parsed if each.kind == "Drill"]
+        if not documents:
+            without[source] = len(parsed)
         for document in documents:
             try:
                 written.append(_Written(document, validate(document, Drill)))
             except InvalidInput as error:
                 findings.extend(Finding("DR000", Level.ERROR, problem) for problem in error.problems)
+    findings.extend(lacking("DR008", "drill", without, folder=len(without) < len(texts)))
     known = {book.name for book in playbooks()}
     for each in written:
         findings.extend(_times(each))

@@ -61,7 +61,7 @@ async def test_the_command_shows_then_and_now(tmp_path: Path) -> None:
     table = CliRunner().invoke(cli, ["--state-dir", str(tmp_path), "playbook", "backtest"])
     assert "bad-version (shift-traffic)   resolved" in table.stdout
     empty = CliRunner().invoke(cli, ["--state-dir", str(tmp_path / "none"), "playbook", "backtest"])
-    assert (empty.exit_code, "there is no audit log" in empty.stderr) == (1, True)
+    assert (empty.exit_code, "there is no state directory" in empty.stderr) == (1, True)
 
 
 async def test_a_drill_that_passes_counts_at_once_and_not_for_ever(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from fibrin.cli import cli
-from fibrin.cli.output import Column, age, dump, milliseconds, percent, plain, show, table, text
+from fibrin.cli.output import Column, age, counted, dump, milliseconds, percent, plain, plural, show, table, text
 from models.domain import Edge, Health, Instance
 
 COLUMNS = (
@@ -46,6 +46,8 @@ def test_nothing_found_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> Non
     show([], COLUMNS, "table", kind="instance", name=str)
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "No instances found.\n")
+    assert [plural(noun) for noun in ("canary", "slo")] == ["canaries", "service level objectives"]
+    assert (counted(1, "drill"), counted(0, "drill")) == ("1 drill", "0 drills")
 
 
 @pytest.mark.parametrize(
@@ -92,7 +94,7 @@ def test_plain_reduces_everything_to_json() -> None:
         (["overlay", "limit", "catalog", "--reason", "r"], 2, "nothing to limit"),
         (["overlay", "eject", "catalog", "c-1"], 2, "Missing option '--reason'"),
         (["explain", "service/x"], 2, "cannot explain a service"),
-        (["audit", "verify"], 1, "there is no audit log"),
+        (["audit", "verify"], 1, "there is no state directory"),
         (["down"], 1, "nothing runs on"),
         (["proxy", "run", "--id", "a", "--service", "b"], 1, "no control plane has run"),
         (["--config", "/nowhere.yaml", "control"], 2, "cannot read the settings file"),

@@ -10,7 +10,9 @@ from click.testing import CliRunner, Result
 
 from fibrin.cli import cli
 
+ROOT = Path(__file__).parents[3]
 BAD = Path(__file__).parents[1] / "playbooks" / "golden" / "bad.yaml"
+CANARY = ROOT / "docs" / "examples" / "canary.yaml"
 CASE = """
 apiVersion: fibrin.dev/v1
 kind: PlaybookTest
@@ -33,6 +35,28 @@ def test_lint_ends_with_three_on_findings(tmp_path: Path) -> None:
     assert len(found.stdout.splitlines()) == 33
     assert f"{BAD}:113:12: spec.when.expression" in found.stdout
     assert found.stderr == "1 file: 30 errors, 3 warnings\n"
+
+
+@pytest.mark.parametrize(("verb", "what"), [(("playbook", "lint"), "playbook"), (("drill", "validate"), "drill")])
+def test_a_file_without_one_is_a_finding(tmp_path: Path, verb: tuple[str, str], what: str) -> None:
+    """An empty file, and one of other things, are told apart from one without faults; beside a good one the latter may stand."""
+    (tmp_path / "empty.yaml").write_text("# nothing yet\n---\n")
+    found = fibrin(tmp_path, *verb, str(tmp_path / "empty.yaml"))
+    assert found.exit_code == 3
+    assert f"empty.yaml: there is no {what} in it (is the file empty?)" in found.stdout
+    assert found.stderr.endswith(": 0 errors, 1 warning\n")
+    other = str(CANARY)
+    found = fibrin(tmp_path, *verb, other)
+    assert f"there is no {what} in it (its documents are of another kind)" in found.stdout
+    good = str(ROOT / "playbooks/library/bad-version.yaml" if what == "playbook" else ROOT / "docs/examples/drill.yaml")
+    assert "no findings" in fibrin(tmp_path, *verb, other, good).stderr
+
+
+def test_backtest_tells_a_missing_directory_from_a_missing_log(tmp_path: Path) -> None:
+    """A mistyped state directory is named as such."""
+    found = fibrin(tmp_path / "nowhere", "playbook", "backtest")
+    assert f"there is no state directory {tmp_path / 'nowhere'}" in found.stderr
+    assert "there is no audit log at" in fibrin(tmp_path, "playbook", "backtest").stderr
 
 
 def test_list_shows_the_library_and_its_certificates(tmp_path: Path) -> None:
