@@ -215,9 +215,10 @@ class ControlClient:
         found = await self._call("POST", path, {"lease_s": float(lease_s), "fence": fence})
         return wire.OVERLAY.validate_python(found)
 
-    async def delete_overlay(self, overlay_id: str, *, fence: int = 0) -> None:
-        """Remove an overlay: what people declared holds again. NotFound when it is gone already."""
-        await self._call("DELETE", f"/v1/overlays/{_q(overlay_id)}?fence={fence}")
+    async def delete_overlay(self, overlay_id: str, *, fence: int = 0, reason: str = "") -> None:
+        """Remove an overlay: what people declared holds again; `reason` stands in the change log. NotFound when it is gone."""
+        why = f"&reason={_q(reason)}" if reason else ""
+        await self._call("DELETE", f"/v1/overlays/{_q(overlay_id)}?fence={fence}{why}")
 
     async def overlays(self) -> tuple[Overlay, ...]:
         """Return all overlays that have not expired, by id."""

@@ -192,9 +192,9 @@ class ControlPlane:
         await self._store.write(*writes)
         return overlay
 
-    async def remove(self, name: str, *, owner: Owner, fence: int, actor: str) -> None:
+    async def remove(self, name: str, *, owner: Owner, fence: int, actor: str, reason: str = "") -> None:
         """Remove an overlay, see OverlayBook.delete."""
-        _, writes = self.overlays.delete(name, owner=owner, fence=fence, actor=actor)
+        _, writes = self.overlays.delete(name, owner=owner, fence=fence, actor=actor, reason=reason)
         await self._durably(*writes)
 
     def overlay_status(self, overlay: Overlay) -> OverlayStatus:

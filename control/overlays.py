@@ -141,14 +141,16 @@ class OverlayBook:
         self.events.send(OverlayEvent("renewed", lease.overlay, now))
         return lease.overlay, (self._put(lease.overlay),)
 
-    def delete(self, name: str, *, owner: Owner, fence: int, actor: str) -> tuple[Overlay, tuple[Write, ...]]:
-        """Remove an overlay.
+    def delete(
+        self, name: str, *, owner: Owner, fence: int, actor: str, reason: str = ""
+    ) -> tuple[Overlay, tuple[Write, ...]]:
+        """Remove an overlay; `reason` stands in the change log.
 
         Raises:
             NotFound: it has ended. Conflict: the fence is stale. Refused: it is a person's and an agent asks.
         """
         overlay = self._touch(name, owner, fence).overlay
-        return overlay, self._end(overlay, "deleted", actor, "removed")
+        return overlay, self._end(overlay, "deleted", actor, f"removed: {reason}" if reason else "removed")
 
     def sweep(self) -> tuple[Write, ...]:
         """End what has run out; call it every `sweep_s`."""

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from control import wire
 from control.api.routing import WRITERS, Call, endpoint, reply
-from control.api.schemas import FenceBody, OverlayBody, RenewBody
+from control.api.schemas import REASON_CHARACTERS, FenceBody, OverlayBody, RenewBody
 from control.api.streams import stream
 from control.overlays import Wanted
 from control.wire import OverlayEvent
@@ -60,10 +60,25 @@ async def renew(call: Call[RenewBody]) -> web.StreamResponse:
     return reply(wire.overlay_json(call.plane.overlay_status(overlay)))
 
 
-@endpoint("DELETE", "/v1/overlays/{id}", "Remove an overlay.", roles=WRITERS, query={"fence": "the agent's fence"})
+@endpoint(
+    "DELETE",
+    "/v1/overlays/{id}",
+    "Remove an overlay.",
+    roles=WRITERS,
+    query={
+        "fence": "the agent's fence",
+        "reason": f"why, up to {REASON_CHARACTERS} characters; stands in the change log",
+    },
+)
 async def delete(call: Call[Any]) -> web.StreamResponse:
     """Remove an overlay."""
-    await call.plane.remove(call.path("id"), owner=call.who.owner, fence=call.whole("fence"), actor=call.who.actor)
+    await call.plane.remove(
+        call.path("id"),
+        owner=call.who.owner,
+        fence=call.whole("fence"),
+        actor=call.who.actor,
+        reason=call.text("reason", most=REASON_CHARACTERS),
+    )
     return reply({})
 
 

@@ -85,6 +85,17 @@ class Call(Generic[B]):
             raise _query(name, text, f"a number from 0 to {most:g}")
         return value
 
+    def text(self, name: str, *, most: int) -> str:
+        """Return a text of the query without surrounding space, "" when it was not given.
+
+        Raises:
+            BadRequest: it has more than `most` characters.
+        """
+        text = self.request.query.get(name, "").strip()
+        if len(text) > most:
+            raise _query(name, f"{text[:20]}…", f"a text of at most {most} characters")
+        return text
+
     def flag(self, name: str) -> bool:
         """Return whether a switch of the query is on."""
         return self.request.query.get(name, "") in ("1", "true")

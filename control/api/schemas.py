@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import BaseModel, Field, StringConstraints
 
 from control.wire import STRICT
 from models.overlay import Change
+
+REASON_CHARACTERS: Final = 1000
+"""How much a reason may say."""
 
 Text = Annotated[str, StringConstraints(max_length=1000)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,126}[A-Za-z0-9])?$")]
@@ -49,7 +52,7 @@ class OverlayBody(Body):
 
     id: Name | None = None
     change: Annotated[Change, Field(discriminator="kind")]
-    reason: Annotated[str, StringConstraints(min_length=1, max_length=1000, strip_whitespace=True)]
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=REASON_CHARACTERS, strip_whitespace=True)]
     lease_s: float = Field(gt=0)
     incident: Text = ""
     fence: int = Field(default=0, ge=0)

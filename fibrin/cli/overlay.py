@@ -261,14 +261,15 @@ def renew(target: Target, ident: str, lease: float) -> None:
 
 @overlay.command("delete")
 @click.argument("idents", metavar="ID...", nargs=-1, required=True)
+@click.option("--reason", default="", help="Why; stands in the change log.")
 @pass_target
-def delete(target: Target, idents: tuple[str, ...]) -> None:
+def delete(target: Target, idents: tuple[str, ...], reason: str) -> None:
     """Remove overlays: what people declared holds again."""
 
     async def go() -> None:
         async with target.control() as client:
             for ident in idents:
-                await client.delete_overlay(ident)
+                await client.delete_overlay(ident, reason=reason)
                 click.echo(f"overlay/{ident} deleted")
 
     run(go())

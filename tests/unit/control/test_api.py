@@ -74,6 +74,22 @@ async def test_a_bad_document_applies_nothing_of_all(dial: Dial, routes: str) ->
         assert await client.resources() == ()
 
 
+async def test_why_an_overlay_was_removed_stands_in_the_change_log(dial: Dial, routes: str) -> None:
+    """A reason is kept as it was written, none is fine, and one that is too long changes nothing."""
+    async with dial() as client:
+        await client.apply({"r.yaml": routes})
+        for reason in ("v2 is fixed & tested", ""):
+            laid = await client.create_overlay(ShiftTraffic("catalog", {"v1": 100}), reason="v2 fails", lease_s=30)
+            with pytest.raises(InvalidInput, match=r"reason.*at most 1000 characters"):
+                await client.delete_overlay(laid.id, reason="x" * 1001)
+            await client.delete_overlay(laid.id, reason=reason)
+        told = [change.message for change in (await client.changes()).changes if change.kind is ChangeKind.OVERLAY]
+    assert [text for text in told if "removed" in text] == [
+        "shift-traffic on catalog removed: v2 is fixed & tested",
+        "shift-traffic on catalog removed",
+    ]
+
+
 async def test_an_overlay_from_birth_to_end(dial: Dial, routes: str) -> None:
     """An agent's overlay changes what is effective, can be renewed, and leaves no trace when removed."""
     async with dial() as operator, dial("agent") as agent:
