@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
 
 from agent.chronicle import Who
 from agent.incidents import Incident, Verb
@@ -17,6 +18,9 @@ from agent.treatment import Treatment
 from models.errors import Conflict, NotFound
 from models.incident import Stage
 from playbooks.schema import Mode
+
+_DENIED: Final = "denied by "
+"""How the story of an incident begins the line about a denial."""
 
 
 class People:
@@ -81,13 +85,16 @@ class People:
         incident = track.incident
         if incident.stage is not Stage.PLANNED or incident.mode != Mode.APPROVE:
             raise _senseless("approve", incident, "it does not wait for approval")
-        track.incident = replace(incident, approved_by=by, waiting="")
+        stopped = self._t.switch.stopped
+        track.incident = replace(incident, approved_by=by, waiting=stopped and f"approved, but the agent is {stopped}")
         self._treatment.note(track, f"approved by {by}")
 
     async def _deny(self, track: Track, by: str, who: Who) -> None:
         if track.incident.stage is not Stage.PLANNED or track.busy:
-            raise _senseless("deny", track.incident, "nothing is planned in it")
-        await self._treatment.hand_over(track, f"denied by {by}", who)
+            denied = next((m.message for m in reversed(track.incident.history) if m.message.startswith(_DENIED)), "")
+            why = f"it was {denied}; a person has it" if denied else "nothing is planned in it"
+            raise _senseless("deny", track.incident, why)
+        await self._treatment.hand_over(track, f"{_DENIED}{by}", who)
 
     def _abort(self, track: Track, by: str) -> None:
         incident = track.incident

@@ -34,6 +34,11 @@ def _order(verb: Verb, text: str) -> click.Command:
             async with target.agent() as client:
                 found = await client.order(verb, incident, reason)
             click.echo(f"incident/{found['id']} {DID[verb]}")
+            if verb is Verb.APPROVE and found["waiting"]:
+                click.echo(
+                    f"nothing is done yet: {found['waiting']}\nhint: `fibrin resume-acting` takes the kill switch back",
+                    err=True,
+                )
 
         run(go())
 

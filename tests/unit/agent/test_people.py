@@ -89,6 +89,21 @@ async def test_a_denied_step_is_not_taken_and_not_asked_for_again(world: World) 
     assert world.acts() == []
     assert len(world.loop.incidents) == 1
     assert len(world.pager.pages) == pages
+    with pytest.raises(Conflict, match="it was denied by ada: we know; a person has it"):
+        await order(world, Verb.DENY)
+
+
+async def test_an_approval_under_the_kill_switch_says_that_nothing_is_done(world: World) -> None:
+    """The yes is kept, the answer names who stopped the agent; taken back, the step is taken."""
+    await waiting_for_approval(world)
+    await world.loop.people.stop_acting(stop=True, who="bob", why="deploying")
+    answer = await world.loop.people.order(Verb.APPROVE, world.incident.id, ADA, "go")
+    assert answer.waiting == "approved, but the agent is stopped by bob: deploying"
+    await world.step(2.0)
+    assert world.acts() == []
+    await world.loop.people.stop_acting(stop=False, who="bob", why="done")
+    await world.step(0.5)
+    assert world.acts() == [f"{world.incident.id}-1"]
 
 
 async def test_abort_takes_back_what_is_laid_and_keeps_the_agent_out(world: World) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
-from agent.incidents import Weighed
+from agent.incidents import Verb, Weighed
 from agent.switch import FILE, read_file
 from fibrin.cli import cli
+from fibrin.cli.context import Target
 from fibrin.cli.incidents import considered
 
 
@@ -28,6 +31,24 @@ def test_orders_about_incidents_need_an_agent(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["--state-dir", str(tmp_path), "approve", "inc-1"])
     assert done.exit_code == 1
     assert "no agent runs on" in done.output
+
+
+@pytest.mark.parametrize("waiting", ["", "approved, but the agent is stopped by bob"])
+def test_an_approval_that_does_nothing_yet_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waiting: str
+) -> None:
+    """What holds the step back is told beside the approval, with the way out; nothing more where nothing does."""
+
+    class Agent:
+        async def order(self, verb: Verb, name: str, reason: str) -> dict[str, str]:
+            assert (verb, reason) == (Verb.APPROVE, "")
+            return {"id": name, "waiting": waiting}
+
+    monkeypatch.setattr(Target, "agent", lambda _: nullcontext(Agent()))
+    done = CliRunner().invoke(cli, ["--state-dir", str(tmp_path), "approve", "inc-1"])
+    assert done.stdout == "incident/inc-1 approved\n"
+    hint = f"nothing is done yet: {waiting}\nhint: `fibrin resume-acting` takes the kill switch back\n"
+    assert done.stderr == (hint if waiting else "")
 
 
 def test_the_kill_switch_of_no_mesh(tmp_path: Path) -> None:
