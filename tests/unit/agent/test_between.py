@@ -220,6 +220,18 @@ async def test_an_approval_ends_with_the_plan_that_did_not_help(world: World) ->
     assert len(world.acts()) == 1
 
 
+async def killed_while_acting(world: World, lay: Callable[[Any], Awaitable[Any]]) -> None:
+    """Let the agent act until `lay`, called in the actuator's place, ends its work as a kill does."""
+    world.actuator.lay = lay  # type: ignore[method-assign,assignment]
+    world.clock.now += 0.2
+    world._traffic()
+    for _ in range(3):
+        world.loop.tick()
+        await asyncio.wait(set(world.loop._tasks)) if world.loop._tasks else None
+    vars(world.actuator).pop("lay")
+    assert world.stage == "acting"
+
+
 async def test_a_hook_that_perhaps_was_not_called_is_called_again(world: World) -> None:
     """Killed between laying a hook's overlay and calling the hook: the next process does both again, by the same key."""
     await world.begin()
@@ -235,14 +247,7 @@ async def test_a_hook_that_perhaps_was_not_called_is_called_again(world: World) 
         await lay(one)
         raise asyncio.CancelledError
 
-    world.actuator.lay = laid_then_killed  # type: ignore[method-assign,assignment]
-    world.clock.now += 0.2
-    world._traffic()
-    for _ in range(3):
-        world.loop.tick()
-        await asyncio.wait(set(world.loop._tasks)) if world.loop._tasks else None
-    vars(world.actuator).pop("lay")
-    assert world.stage == "acting"
+    await killed_while_acting(world, laid_then_killed)
     await world.store.close()
     await world.process()
     await world.step(1.0)
@@ -255,14 +260,7 @@ async def test_what_a_killed_agent_was_about_to_do_does_not_stay_in_the_ledger(w
     await world.begin()
     await world.step(1.0)
     world.break_(bad_version(world, cured_by=[]))
-    world.actuator.lay = _killed  # type: ignore[method-assign,assignment]
-    world.clock.now += 0.2
-    world._traffic()
-    for _ in range(3):
-        world.loop.tick()
-        await asyncio.wait(set(world.loop._tasks)) if world.loop._tasks else None
-    vars(world.actuator).pop("lay")
-    assert world.stage == "acting"
+    await killed_while_acting(world, _killed)
     announced = ("acted", f"{world.incident.id}-1")
     assert world.planner.entries == [announced]
     await world.store.close()
