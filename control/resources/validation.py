@@ -7,14 +7,19 @@ the subsets it needs, and a `delete` that would break a route is refused.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from typing import Final
 
 from control.resources.canary import Canary
 from control.resources.loading import Declared, Key
 from control.resources.objective import ServiceLevelObjective, prefixes, rule_name
-from control.resources.schema import DestinationRule, VirtualService, WeightedDestination, named_rules
+from control.resources.schema import DestinationRule, VirtualService, WeightedDestination, named_rules, weights
 from models.errors import Problem
 from models.manifest import Path, suggest
 from models.objective import Objective
+
+_PERCENTS: Final = 100
+_MEANT: Final = (50, 150)
+"""Weights that add up to so much look like percents; 1 and 3, say, are a plain ratio."""
 
 
 def check(declared: Mapping[Key, Declared]) -> tuple[Problem, ...]:
@@ -69,6 +74,7 @@ def warnings(declared: Mapping[Key, Declared], services: Collection[str]) -> tup
                 path, first = next(destinations(route))
                 found.extend(_unknown(item, first.destination.host, (*path, "destination", "host"), services))
                 found.extend(_reach(item, route))
+                found.extend(_shares(item, route))
             case Canary() as canary:
                 found.extend(_unknown(item, canary.spec.service, ("spec", "service"), services))
             case ServiceLevelObjective() as promise:
@@ -153,6 +159,17 @@ def _unknown(item: Declared, host: str, path: Path, services: Collection[str]) -
         hint = suggest(service, sorted(services)) if services else "no instance has registered yet"
         hint = hint if hint.startswith("did") else "it takes effect once an instance registers"
         yield item.problem(path, f"no instance of `{service}` is registered", hint=hint)
+
+
+def _shares(item: Declared, route: VirtualService) -> Iterator[Problem]:
+    """Say what weights mean that were meant as percents and are none: as in Istio, they are shares of their sum."""
+    for index, rule in enumerate(route.spec.http):
+        given = weights(rule.route)
+        total = sum(given)
+        if len(given) > 1 and total != _PERCENTS and _MEANT[0] <= total <= _MEANT[1]:
+            shares = ", ".join(f"{_PERCENTS * weight / total:.3g}%" for weight in given)
+            message = f"the weights add up to {total}, not {_PERCENTS}: the shares are {shares}"
+            yield item.problem(("spec", "http", index, "route"), message, hint="correct them, if percents are meant")
 
 
 def _reach(item: Declared, route: VirtualService) -> Iterator[Problem]:

@@ -189,6 +189,24 @@ def test_fields_without_effect_and_unknown_services_are_warnings() -> None:
     assert "get 404" in more[1].message
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ((95, 10), ["the weights add up to 105, not 100: the shares are 90.5%, 9.52%"]),
+        ((60, 30), ["the weights add up to 90, not 100: the shares are 66.7%, 33.3%"]),
+        ((90, 10), []),
+        ((3, 1), []),
+    ],
+)
+def test_percents_that_are_none_are_told_with_what_they_mean(
+    routes: str, given: tuple[int, int], told: list[str]
+) -> None:
+    """Weights are shares of their sum, as Istio takes them; where percents look meant, what comes of them is said."""
+    text = routes.replace("weight: 90", f"weight: {given[0]}").replace("weight: 10", f"weight: {given[1]}")
+    declared = read(text)
+    assert [p.message for p in warnings(declared, ["catalog"]) if "add up" in p.message] == told
+
+
 def test_a_stored_manifest_reads_as_it_was(routes: str) -> None:
     """What the store gives back compiles to the same policies."""
     declared = read(routes)
