@@ -232,16 +232,13 @@ async def _errors(
     except FibrinError as error:
         response = _failure(error)
     except web.HTTPException as error:
-        code = {404: "NotFound", 413: "InvalidInput"}.get(error.status, "InvalidInput")
-        hint = "GET /openapi.json lists what there is"
-        body = {
-            "error": {
-                "code": code,
-                "message": f"{request.method} {request.path}: {error.reason}",
-                "hint": hint,
-                "problems": [],
-            }
-        }
+        code, why, hint = "InvalidInput", error.reason, "GET /openapi.json lists what there is"
+        if isinstance(error, web.HTTPNotFound):
+            code = "NotFound"
+        elif isinstance(error, web.HTTPRequestEntityTooLarge):
+            why, hint = f"the body is larger than the {MAX_BODY} bytes accepted", "send less"
+        message = f"{request.method} {request.path}: {why}"
+        body = {"error": {"code": code, "message": message, "hint": hint, "problems": []}}
         response = web.json_response(body, status=error.status)
     except asyncio.CancelledError:
         raise

@@ -13,6 +13,7 @@ import importlib
 import logging
 import signal
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, TextIO, cast
@@ -58,6 +59,16 @@ class Group(click.Group):
         del ctx
         module = next((module for module, verbs in VERBS.items() if cmd_name in verbs), None)
         return None if module is None else load(module)[cmd_name]
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the verb; an unknown one is answered with a near one, as click does where all verbs are loaded."""
+        known = self.list_commands(ctx)
+        near = [] if args[0] in known else get_close_matches(args[0], known, n=1)
+        if near:
+            raise click.UsageError(f"No such command '{args[0]}'. Did you mean '{near[0]}'?", ctx)
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an expected error is told, never a traceback."""

@@ -275,7 +275,7 @@ async def _practise(target: Target, drills: Sequence[Drill], *, on_this_mesh: bo
         refused += bool(objections)
     meshes = 0 if on_this_mesh else len(batches(drills))
     where = "this mesh" if on_this_mesh else f"{meshes} {'mesh' if meshes == 1 else 'meshes'} started for them"
-    click.echo(f"{len(drills)} drills on {where}, {refused} would be refused; nothing was broken", err=True)
+    click.echo(f"{counted(len(drills), 'drill')} on {where}, {refused} would be refused; nothing was broken", err=True)
     return 1 if refused else 0
 
 

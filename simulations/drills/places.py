@@ -61,11 +61,17 @@ class Place(Model):
             and self.instance in {"", each.id}
         ]
         if not found:
-            own = [each for each in known if each.service == self.service]
-            hint = suggest(self.service, sorted({each.service for each in known}))
+            own = sorted(each.id for each in known if each.service == self.service)
+            text, hint = (
+                f"nothing runs at {self.where}",
+                suggest(self.service, sorted({each.service for each in known})),
+            )
             if own:
-                hint = f"{self.service} has {', '.join(sorted(each.id for each in own))}"
-            raise InvalidInput(f"nothing runs at {self.where}", hint=hint)
+                near = suggest(self.instance, own) if self.instance else ""
+                hint = near if near.startswith("did") else f"{self.service} has {', '.join(own)}"
+            elif self.instance:
+                text += f": there is no service `{self.service}`"
+            raise InvalidInput(text, hint=hint)
         return tuple(sorted(found, key=lambda each: each.id))
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import aiohttp
 import pytest
 
 from agent.api import AgentApi, Status
+from agent.api.app import MAX_BODY
 from agent.client import AgentClient
 from agent.codec import Event
 from agent.incidents import Incident, Step, Verb, moved
@@ -154,6 +156,18 @@ async def test_unknown_paths_and_methods_answer_in_json(url: str) -> None:
         async with session.post(url + "/v1/incidents", data=b"x") as response:
             assert response.status == 405
             assert "openapi" in (await response.json())["error"]["hint"]
+
+
+async def test_a_body_that_is_too_large_is_told_the_limit(url: str) -> None:
+    """The answer says how many bytes are accepted."""
+    headers = {"Authorization": "Bearer secret"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as http,
+        http.post(f"{url}/v1/stop-acting", data=io.BytesIO(b"x" * (MAX_BODY + 1))) as answer,
+    ):
+        assert answer.status == 413
+        error = (await answer.json())["error"]
+    assert error["message"] == f"POST /v1/stop-acting: the body is larger than the {MAX_BODY} bytes accepted"
 
 
 async def test_a_defect_inside_answers_without_telling_secrets(url: str, backend: Backend) -> None:

@@ -11,7 +11,8 @@ import pytest
 from models.errors import InvalidInput, NotFound
 from playbooks import library as playbooks
 from simulations.drills.injections import group
-from simulations.drills.loading import check, choose, library, library_texts, load
+from simulations.drills.loading import SHOP, check, choose, library, library_texts, load
+from simulations.drills.places import Place
 from simulations.drills.reference import markdown
 from simulations.drills.schema import SHORT
 
@@ -50,6 +51,19 @@ def test_what_is_wrong_is_told_with_its_place(old: str, new: str, said: str) -> 
     told = "\n".join(map(str, findings))
     assert said in told
     assert "d.yaml:" in told
+
+
+def test_an_unknown_instance_is_answered_with_instances() -> None:
+    """A near one if there is one, else those of the service; where the service is what is wrong, that is said."""
+    near = min(each.id for each in SHOP if each.service == "catalog")
+    for place, text, hint in (
+        (Place(service="catalog", instance=f"{near}x"), f"nothing runs at {near}x", f"did you mean `{near}`?"),
+        (Place(service="catalog", instance="zzz"), "nothing runs at zzz", f"catalog has {near}, "),
+        (Place(service="catalgo", instance="zzz"), "there is no service `catalgo`", "did you mean `catalog`?"),
+    ):
+        with pytest.raises(InvalidInput, match=text) as caught:
+            place.struck(SHOP)
+        assert caught.value.hint.startswith(hint)
 
 
 def test_errors_keep_a_drill_from_loading_and_names_are_unique() -> None:

@@ -83,6 +83,7 @@ def test_plain_reduces_everything_to_json() -> None:
     [
         (["get", "service"], 1, "no control plane runs on"),
         (["incidents"], 1, "no agent runs on"),
+        (["gte", "services"], 2, "No such command 'gte'. Did you mean 'get'?"),
         (["get", "gadget"], 2, "there is no kind 'gadget'"),
         (["get", "service", "-l", "a=b"], 2, "service has no labels"),
         (["get", "instance", "-l", "a"], 2, "expected KEY=VALUE"),
