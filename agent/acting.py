@@ -66,16 +66,10 @@ class Acting:
         text = f"step {track.incident.step + 1}: {step.name}: {story.deed(step.change)}"
         self._scribe.move(track, Stage.ACTING, text)
         if broken := await self._scribe.save(track, ledger=True):
-            self._t.planner.not_acted(step)
-            why = f"the incident cannot be stored ({broken})"
-            await self._scribe.escalate(track, why, str(Interlock.AUDIT))
-            return Attempt(Ending.NOT_NOW)
+            return await self._unrecorded(track, step, f"the incident cannot be stored ({broken})")
         record = decision_json(track.incident, around, token)
         if not await self._scribe.record("act", track, record, first=True):
-            self._t.planner.not_acted(step)
-            why = f"the audit log cannot be written ({self._t.chronicle.broken})"
-            await self._scribe.escalate(track, why, str(Interlock.AUDIT))
-            return Attempt(Ending.NOT_NOW)
+            return await self._unrecorded(track, step, f"the audit log cannot be written ({self._t.chronicle.broken})")
         if (stop := block()) is not None:  # writing took a moment in which somebody may have said stop
             return await self._stopped(track, step, stop.reason)
         order = Order(
@@ -93,6 +87,11 @@ class Acting:
             return await self._not_laid(track, step, error)
         return await self._laid(track, step)
 
+    async def _unrecorded(self, track: Track, step: Step, why: str) -> Attempt:
+        self._t.planner.not_acted(step)
+        await self._scribe.escalate(track, why, str(Interlock.AUDIT))
+        return Attempt(Ending.NOT_NOW)
+
     async def _stopped(self, track: Track, step: Step, why: str) -> Attempt:
         self._t.planner.not_acted(step)
         self._scribe.move(track, Stage.PLANNED, f"not done: {why}")
@@ -103,10 +102,10 @@ class Acting:
     async def _not_laid(self, track: Track, step: Step, error: FibrinError) -> Attempt:
         metrics.CONTROL_ERRORS.labels("lay").inc()
         await self._scribe.record("act-failed", track, {"overlay": step.overlay, "why": error.message})
+        self._t.planner.not_acted(step)
         if isinstance(error, Conflict | Unavailable) and track.attempts < MAX_ATTEMPTS:
             if isinstance(error, Conflict):
                 self._t.fence.lost()
-            self._t.planner.not_acted(step)
             track.retry_at = self._t.clock() + (RETRY_S if isinstance(error, Conflict) else RETRY_S / 4)
             self._scribe.move(track, Stage.PLANNED, f"not done, tries again: {error.message}")
             await self._scribe.save(track, ledger=True)
@@ -114,7 +113,6 @@ class Acting:
         self._scribe.note(track, f"refused: {error}")
         now = self._t.clock()
         track.incident = with_step(track.incident, replace(step, ended_at=now, verdict="refused"))
-        self._t.planner.not_acted(step)
         return Attempt(Ending.REFUSED, f"{step.name} was refused: {error.message}")
 
     async def _laid(self, track: Track, step: Step) -> Attempt:

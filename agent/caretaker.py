@@ -15,6 +15,7 @@ from agent import metrics
 from agent.history import History
 from agent.incidents import Incident, Step
 from agent.mesh import MeshView
+from agent.moments import passed
 from agent.probing import Prober
 from agent.scribe import Tools
 from agent.track import Start, Track
@@ -70,7 +71,7 @@ class Caretaker:
         for track in list(self._tracks.values()):
             if (work := self._prober.turn(track, now)) is not None:
                 self._spawn(f"look {track.incident.id}", work)
-        if not 0 <= now - self._renewed_at < settings.lease_s / 3 and not settings.observe_only:
+        if passed(settings.lease_s / 3, self._renewed_at, now) and not settings.observe_only:
             self._renewed_at = now
             if self._t.fence.token is not None:
                 for track in [t for t in self._tracks.values() if _holds(t.incident)]:
@@ -156,7 +157,7 @@ class Caretaker:
         person = next((o for o in mesh.overlays if o.owner is Owner.PERSON and slot(o.change) == mine), None)
         if person is None and any(o.id == step.overlay for o in mesh.overlays):
             return
-        expired = person is None and not 0 <= now - track.renewed_at < self._t.settings.lease_s
+        expired = person is None and passed(self._t.settings.lease_s, track.renewed_at, now)
         if person is not None:
             why = f"{person.actor or 'a person'} laid {person.id} in the same place: the agent yields"
         elif expired:

@@ -34,18 +34,17 @@ def harmed(
     topology: Topology,
     others: Iterable[Cause],
     now: float,
-    sick: frozenset[Series] | None = None,
+    sick: frozenset[Series],
 ) -> tuple[Worse, ...]:
     """Return the neighbours that are worse since the step took hold, worst first; none while it is too early to tell.
 
-    `others` are the causes of the other open incidents; `sick` is what `ill` returned, where it is known.
+    `others` are the causes of the other open incidents; `sick` is what `ill` returned.
     """
     start = sample_start(incident, step)
     if incident.cause is None or now - start < EARLIEST_BAD_S:
         return ()
     concerned = {incident.cause.service, *step.verify_services, *(cause.service for cause in others)}
     concerned |= {caller for service in tuple(concerned) for caller in upstream(topology, service)}
-    sick = ill(incident, step, history, baseline) if sick is None else sick
 
     def spared(series: Series) -> bool:
         return series.callee in concerned or series in sick

@@ -90,10 +90,7 @@ class History:
         The cost follows the stretch of time, hardly the number of series. `plainly`: without flags and codes.
         """
         numbers = [self._number[series] for series in chosen]
-        mask = np.zeros(len(self._names), dtype=np.bool_)
-        mask[numbers] = True
-        odd = frozenset[int]() if plainly else frozenset(numbers)
-        found = total(start, tuple(one.only(mask, odd) for one in self._bins(start, end))).outcomes(self._names)
+        found = self._sum(start, end, numbers, plainly=plainly).outcomes(self._names)
         names = (self._names[number] for number in numbers)
         return {name: found[name] for name in names if name in found}
 
@@ -132,12 +129,13 @@ class History:
     def _towards(self, services: frozenset[str]) -> Iterator[int]:
         return (k for service in sorted(services) for k in self._callees.get(service, ()))
 
-    def _sum(self, start: float, end: float, numbers: Iterable[int]) -> Bin:
-        """Return the sum of what arrived in [start, end) for the series with these numbers."""
+    def _sum(self, start: float, end: float, numbers: Iterable[int], *, plainly: bool = False) -> Bin:
+        """Return the sum of what arrived in [start, end) for the series with these numbers; `plainly`: without flags and codes."""
         asked = set(numbers)
         chosen = np.zeros(len(self._names), dtype=np.bool_)
         chosen[list(asked)] = True
-        return total(start, [one.only(chosen, asked) for one in self._bins(start, end)])
+        odd = frozenset[int]() if plainly else asked
+        return total(start, [one.only(chosen, odd) for one in self._bins(start, end)])
 
     def _bins(self, start: float, end: float) -> Iterator[Bin]:
         return (one for bins in (self._coarse, self._fine) for one in bins if start <= one.at < end)

@@ -15,6 +15,7 @@ from agent.chronicle import Chronicle, Who
 from agent.decision import Decisions
 from agent.gates import Block, Interlock
 from agent.incidents import Datum, moved, noted
+from agent.moments import passed
 from agent.ports import Clock, Fence, Pager, Planner
 from agent.records import step_json
 from agent.settings import AgentSettings
@@ -112,7 +113,7 @@ class Scribe:
     def _first_of_storm(self) -> bool:
         """Tell whether a storm calls a person with this incident: one page, however many incidents it has."""
         now = self._t.clock()
-        first = not 0 <= now - self._stormed_at < STORM_S
+        first = passed(STORM_S, self._stormed_at, now)
         self._stormed_at = now
         return first
 

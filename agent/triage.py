@@ -20,6 +20,7 @@ from agent.deciding import ASKED
 from agent.history import History
 from agent.incidents import Datum, Incident, timed
 from agent.mesh import MeshView
+from agent.moments import passed
 from agent.ports import Diagnosis, Localiser
 from agent.settings import AgentSettings
 from agent.thinking import outcomes_of
@@ -214,7 +215,7 @@ class Triage:
     def _worth_thinking(self, thinking: list[Track], now: float) -> bool:
         """Tell whether to name causes in this tick: always while it is urgent, now and then once it drags on."""
         dragging = thinking and all(now - t.incident.opened_at > URGENT_S and not t.doubt_until for t in thinking)
-        if dragging and 0 <= now - self._thought_at < PONDER_S:
+        if dragging and not passed(PONDER_S, self._thought_at, now):
             return False
         self._thought_at = now
         return True

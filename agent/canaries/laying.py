@@ -13,6 +13,7 @@ from agent.canaries.guide import RETRY_S, Guide
 from agent.canaries.memory import CanaryMemory
 from agent.canaries.surroundings import MARK, Surroundings, ours
 from agent.canaries.tools import CanaryTools
+from agent.moments import passed
 from models.errors import Conflict, FibrinError
 from models.overlay import RouteCanary, ShiftTraffic
 
@@ -59,7 +60,7 @@ class CanaryLaying:
                 await self._lay(guide, change, token, now)
             elif self._t.mesh.overlays_at > guide.laid_at and not self._exists(record.overlay):
                 await self._gone(guide, now)
-            elif not 0 <= now - guide.renewed_at < self._t.lease_s / 3 and await self._t.actuator.renew(
+            elif passed(self._t.lease_s / 3, guide.renewed_at, now) and await self._t.actuator.renew(
                 record.overlay, self._t.lease_s, token
             ):
                 guide.renewed_at = now
@@ -83,7 +84,7 @@ class CanaryLaying:
 
     async def _gone(self, guide: Guide, now: float) -> None:
         """The overlay is not there any more: its lease ended (lay it again), or a person removed it (yield)."""
-        if not 0 <= now - guide.renewed_at < self._t.lease_s:
+        if passed(self._t.lease_s, guide.renewed_at, now):
             guide.laid = ""
             self._t.tell(guide.rollout.name, now, "its lease ended; laying it again")
             return

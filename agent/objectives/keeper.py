@@ -17,6 +17,7 @@ import structlog
 from agent import metrics
 from agent.canaries.tap import Tap
 from agent.mesh import MeshView
+from agent.moments import passed
 from agent.objectives import metrics as shown
 from agent.objectives.alerts import Alerts
 from agent.objectives.counting import count
@@ -91,7 +92,7 @@ class ObjectiveKeeper:
             self._count(now)
             self._judge(now)
             await self._t.alerts.look(self._now.objectives, self._now.standings, now)
-            if not 0 <= now - self._saved_at < SAVE_S:
+            if passed(SAVE_S, self._saved_at, now):
                 await self._save(now)
 
     async def save(self) -> None:

@@ -194,37 +194,40 @@ async def a_late_clock(directory: Path) -> None:
     assert stopped
 
 
-async def bolder_than_today(directory: Path) -> None:
-    """A plan that was made to act alone waits; meanwhile its certificate ends, or the agent's record turns bad."""
+async def _kept_waiting(directory: Path) -> World:
+    """Return a world with a plan that would act at once, were the control plane not away."""
     world = World(directory)
     await world.begin()
     await world.step(1.0)
     world.mesh.control_up = False
     world.break_(bad_version(world))
     await world.step(1.0)
-    assert world.incident.mode == Mode.AUTO
-    world.planner.mode_now = Mode.APPROVE
+    return world
+
+
+async def _answered(world: World) -> None:
+    """The control plane is back: nothing may be done all the same."""
     world.mesh.control_up = True
     await world.step(2.0)
     await world.store.close()
     assert world.acts() == []
+
+
+async def bolder_than_today(directory: Path) -> None:
+    """A plan that was made to act alone waits; meanwhile its certificate ends, or the agent's record turns bad."""
+    world = await _kept_waiting(directory)
+    assert world.incident.mode == Mode.AUTO
+    world.planner.mode_now = Mode.APPROVE
+    await _answered(world)
 
 
 async def bolder_than_its_settings(directory: Path) -> None:
     """A plan that was made to act alone waits; the agent is restarted with `agent.mode: shadow`."""
-    world = World(directory)
-    await world.begin()
-    await world.step(1.0)
-    world.mesh.control_up = False
-    world.break_(bad_version(world))
-    await world.step(1.0)
+    world = await _kept_waiting(directory)
     await world.store.close()
     world.settings = replace(world.settings, mode=Mode.SHADOW)
     await world.process()
-    world.mesh.control_up = True
-    await world.step(2.0)
-    await world.store.close()
-    assert world.acts() == []
+    await _answered(world)
 
 
 async def _verifying(directory: Path) -> World:
