@@ -99,7 +99,7 @@ class DetectorBank:
             for signal in Signal
             for row in np.flatnonzero(self.engine.alarmed(signal))
         ]
-        found += [self._full(name) for name, state in self._saturation.instances.items() if state.alarmed]
+        found += [self._full(name) for name in self._saturation.alarmed()]
         return tuple(sorted(found, key=_order))
 
     def baseline(self, series: Series, signal: Signal) -> Baseline | None:
@@ -133,9 +133,7 @@ class DetectorBank:
         """
         rows = [row for key, row in self._rows.by_key.items() if match(key)]
         self.engine.reset(np.asarray(rows, dtype=np.int64))
-        for name in list(self._saturation.instances):
-            if match(_instance_key(name)):
-                del self._saturation.instances[name]
+        self._saturation.forget([name for name in self._saturation.instances if match(_instance_key(name))])
 
     def save(self) -> bytes:
         """Return the whole state; equal states give equal bytes."""

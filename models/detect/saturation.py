@@ -5,7 +5,7 @@ Thin on purpose: a share of the limit above `FULL` in every report for `MIN_S` s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,6 +33,7 @@ class SaturationDetector:
 
     def __init__(self) -> None:
         self.instances: dict[str, Fullness] = {}
+        self._full: set[str] = set()  # of these, those that are full or were and alarmed
         self._place: dict[str, int] = {}
         self._names: tuple[str, ...] = ()
 
@@ -49,12 +50,29 @@ class SaturationDetector:
             if state.share >= FULL:
                 state.since = state.since or at
                 state.reports += 1
+                self._full.add(report.instance)
                 if not state.alarmed and at - state.since >= MIN_S:
                     state.alarmed = True
                     alarms.append(report.instance)
             elif state.reports and (state.share < BACK or not state.alarmed):
                 self.instances[report.instance] = Fullness(share=state.share)
+                self._full.discard(report.instance)
         return tuple(alarms)
+
+    def alarmed(self) -> tuple[str, ...]:
+        """Return the instance ids that alarm."""
+        return tuple(name for name in self._full if self.instances[name].alarmed)
+
+    def forget(self, instances: Iterable[str]) -> None:
+        """Drop what is known of `instances`."""
+        for name in instances:
+            del self.instances[name]
+            self._full.discard(name)
+
+    def restore(self, instances: Mapping[str, Fullness]) -> None:
+        """Take over saved states."""
+        self.instances.update(instances)
+        self._full.update(name for name, state in instances.items() if state.reports)
 
     def _telling(self, fills: Fills) -> Iterable[Saturation]:
         """Return those that are full, were full, or were never heard of: what the others report changes nothing."""
@@ -63,5 +81,5 @@ class SaturationDetector:
             self._place = {name: k for k, name in enumerate(fills.instances)}
             return fills
         full = np.flatnonzero(fills.active >= BACK * fills.limit).tolist()
-        were = (self._place.get(name) for name, state in self.instances.items() if state.reports)
+        were = map(self._place.get, self._full)
         return [fills.at(k) for k in sorted({*full, *(k for k in were if k is not None)})]

@@ -76,7 +76,7 @@ def load(saved: bytes, rows: Rows, saturation: SaturationDetector, alarm_at: Ala
     engine.errors.prior_requests, engine.errors.prior_dispersion = map(float, head["priors"])
     engine.looks_per_s, engine.latency.rounds = float(head["looks_per_s"]), int(head["rounds"])
     engine.learnt_at, engine.now = head["learnt_at"], float(head["now"])
-    saturation.instances |= {name: Fullness(**state) for name, state in head["saturation"].items()}
+    saturation.restore({name: Fullness(**state) for name, state in head["saturation"].items()})
 
 
 def _wholes(engine: Engine) -> tuple[tuple[str, object, str], ...]:
