@@ -13,12 +13,13 @@ import importlib.util
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from models.evaluation import rank
 from models.incident import Cause
@@ -30,6 +31,9 @@ from simulations.judgement.large import large_incident
 BASELINES: Final = ("nsigma", "baro", "mad", "epsilon", "same_kind", "traversal", "pagerank", "correlation")
 DATA: Final = ("petshop", "nezha")
 BINS: Final = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 1.0 + 1e-9)
+SHARES: Final = 0.1
+"""A right cause of at least this probability shares the odds with the other right ones."""
+
 SIZES: Final = (100, 300, 1_000, 3_000, 10_000)
 LIMIT_MS: Final = 100.0
 
@@ -157,30 +161,54 @@ def _show(name: str, found: Mapping[str, list[tuple[float, float]]]) -> None:
         print(f"{name:18s}{system:16s}{len(rows):4d}{hits}{1000 * spent.mean():9.1f}")
 
 
-def calibration(each: int) -> None:
-    """Print how often the first and the first three causes are right, by sort of fault, and the reliability table."""
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the localiser said of random incidents: by sort of fault whether its first cause and one of the first three were
+    right (each incident), and every probability it gave beside what of the truth that cause was: 0 when wrong, 1 when right, a half
+    when one of two that share the odds (probabilities add up to 1, also of two faults at once).
+    """
+
+    hits: Mapping[str, Sequence[tuple[bool, bool]]]
+    said: npt.NDArray[np.float64]
+    right: npt.NDArray[np.float64]
+
+    def bins(self) -> Iterator[tuple[float, float, npt.NDArray[np.bool_]]]:
+        """Yield the bounds of each bin of `BINS` that is not empty, and which answers lie in it."""
+        for low, high in itertools.pairwise(BINS):
+            inside = (self.said >= low) & (self.said < high)
+            if inside.any():
+                yield low, high, inside
+
+
+def answers(each: int) -> Answers:
+    """Ask the localiser about `each` random incidents of every sort."""
+    hits: dict[str, list[tuple[bool, bool]]] = {}
     said: list[float] = []
-    right: list[bool] = []
-    print(f"random incidents{'':4s}{'n':>5s}{'top-1':>8s}{'top-3':>8s}")
-    everything: list[tuple[bool, bool]] = []
+    right: list[float] = []
     for k, sort in enumerate(sorted(SORTS)):
-        rows = []
         for found in filter(None, (incident(1000 * n + k, sort) for n in range(each))):
             causes = localise(found.evidence)
-            rows.append((_hit(found, causes[:1]), _hit(found, causes[:3])))
+            hits.setdefault(sort, []).append((_hit(found, causes[:1]), _hit(found, causes[:3])))
             said += [c.probability for c in causes]
-            right += [found.right(c) for c in causes]
-        everything += rows
+            true = [found.right(c) for c in causes]
+            sharing = max(1, sum(ok and c.probability >= SHARES for c, ok in zip(causes, true, strict=True)))
+            right += [
+                ok / sharing if c.probability >= SHARES else float(ok) for c, ok in zip(causes, true, strict=True)
+            ]
+    return Answers(hits, np.asarray(said), np.asarray(right))
+
+
+def calibration(each: int) -> None:
+    """Print how often the first and the first three causes are right, by sort of fault, and the reliability table."""
+    found = answers(each)
+    print(f"random incidents{'':4s}{'n':>5s}{'top-1':>8s}{'top-3':>8s}")
+    for sort, rows in found.hits.items():
         _row(sort, rows)
-    _row("all", everything)
+    _row("all", [row for rows in found.hits.values() for row in rows])
     print(f"\n{'probability':16s}{'causes':>8s}{'said':>8s}{'right':>8s}")
-    chances, hits = np.array(said), np.array(right)
-    for low, high in itertools.pairwise(BINS):
-        inside = (chances >= low) & (chances < high)
-        if inside.any():
-            print(
-                f"{low:.2f}–{min(1.0, high):.2f}{'':7s}{inside.sum():8d}{chances[inside].mean():8.3f}{hits[inside].mean():8.3f}"
-            )
+    for low, high, inside in found.bins():
+        said, right = found.said[inside].mean(), found.right[inside].mean()
+        print(f"{low:.2f}–{min(1.0, high):.2f}{'':7s}{inside.sum():8d}{said:8.3f}{right:8.3f}")
     print()
 
 

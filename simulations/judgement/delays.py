@@ -23,6 +23,7 @@ from models.incident import Signal
 from models.signals import BOUNDS_S, BUCKETS
 from simulations.bench.figures import Table, Target
 from simulations.outputs import file_argument
+from simulations.plot import Axis, Dots, Line, Panel, drawing
 
 Floats = npt.NDArray[np.float64]
 
@@ -164,39 +165,26 @@ def table(found: tuple[Delay, ...]) -> Table:
 
 def picture(found: tuple[Delay, ...]) -> str:
     """Return the delays over their bounds as an SVG drawing, both axes logarithmic (seconds)."""
-    size, edge, low, high = 460, 60, 0.1, 100.0
-
-    def place(seconds: float) -> float:
-        share = math.log(min(high, max(low, seconds)) / low) / math.log(high / low)
-        return edge + share * (size - 2 * edge)
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size + 160} {size}" font-family="sans-serif" font-size="11">',
-        f'<rect width="{size + 160}" height="{size}" fill="white"/>',
-    ]
-    for seconds in (0.1, 1.0, 10.0, 100.0):
-        x, y = place(seconds), size - place(seconds)
-        parts.append(f'<path d="M{x:.1f} {edge}V{size - edge}M{edge} {y:.1f}H{size - edge}" stroke="#ddd"/>')
-        parts.append(f'<text x="{x:.1f}" y="{size - edge + 16}" text-anchor="middle">{seconds:g}</text>')
-        parts.append(f'<text x="{edge - 6}" y="{y + 4:.1f}" text-anchor="end">{seconds:g}</text>')
-    for factor, dash in ((1.0, ""), (1.3, ' stroke-dasharray="4 3"')):
-        ends = [(place(s), size - place(s * factor)) for s in (low, high / factor)]
-        line = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in ends)
-        parts.append(f'<path d="{line}" stroke="#888" fill="none"{dash}/>')
-    for k, d in enumerate(found):
-        x, y = place(d.bound * TICK_S), size - place(d.mean * TICK_S)
-        colour = "#b3541e" if d.case.slower > 1 else "#1f5fa8"
-        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>')
-        parts.append(f'<text x="{x + 6:.1f}" y="{y + 3:.1f}" font-size="9">{k + 1}</text>')
-        parts.append(
-            f'<text x="{size - 40}" y="{edge + 16 * k}" fill="{colour}">{k + 1}  {d.case.name}, {d.ratio:.2f}</text>'
-        )
-    parts.append(f'<text x="{size / 2}" y="{size - 16}" text-anchor="middle">least possible delay (Lorden), s</text>')
-    middle = f'transform="rotate(-90 16 {size / 2})"'
-    parts.append(
-        f'<text x="16" y="{size / 2}" text-anchor="middle" {middle}>mean delay, s; dashed: 1.3 × the bound</text>'
+    low, high, limit = 0.3, 100.0, 1.3
+    mine: list[Dots] = []
+    for name, colour, slower in (("errors", 0, False), ("latency", 1, True)):
+        some = [(k, d) for k, d in enumerate(found, 1) if (d.case.slower > 1) is slower]
+        if not some:
+            continue
+        spots = [(d.bound * TICK_S, d.mean * TICK_S) for _, d in some]
+        mine.append(Dots(*(tuple(part) for part in zip(*spots, strict=True)), name, colour, [str(k) for k, _ in some]))
+    panel = Panel(
+        "Mean delay beside the least possible one",
+        Axis("least possible delay (Lorden), s", low, high, log=True),
+        Axis("mean delay, s", low, high, log=True),
+        lines=(
+            Line((low, high), (low, high), colour=4),
+            Line((low, high / limit), (low * limit, high), f"{limit:g} × the bound", colour=4, dashed=True),
+        ),
+        dots=mine,
+        note="numbers: lines of the table",
     )
-    return "\n".join([*parts, "</svg>", ""])
+    return drawing([panel])
 
 
 def main() -> None:
