@@ -113,7 +113,8 @@ def drawing(panels: Sequence[Panel], columns: int = 2) -> str:
 
 
 def _panel(panel: Panel) -> Iterator[str]:
-    named = [each for each in (*panel.lines, *panel.dots) if each.name]
+    parts: list[Line | Dots] = [*panel.lines, *panel.dots]
+    named = [each for each in parts if each.name]
     top = 24 + _ROW * (bool(panel.note) + bool(named))
 
     def place(x: float, y: float) -> tuple[float, float]:

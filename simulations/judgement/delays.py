@@ -169,10 +169,8 @@ def picture(found: tuple[Delay, ...]) -> str:
     mine: list[Dots] = []
     for name, colour, slower in (("errors", 0, False), ("latency", 1, True)):
         some = [(k, d) for k, d in enumerate(found, 1) if (d.case.slower > 1) is slower]
-        if not some:
-            continue
-        spots = [(d.bound * TICK_S, d.mean * TICK_S) for _, d in some]
-        mine.append(Dots(*(tuple(part) for part in zip(*spots, strict=True)), name, colour, [str(k) for k, _ in some]))
+        bounds, means = [d.bound * TICK_S for _, d in some], [d.mean * TICK_S for _, d in some]
+        mine.append(Dots(bounds, means, name, colour, [str(k) for k, _ in some]))
     panel = Panel(
         "Mean delay beside the least possible one",
         Axis("least possible delay (Lorden), s", low, high, log=True),

@@ -114,8 +114,14 @@ def play(trouble: Trouble, seed: int = 7) -> Story:
 
 
 def _evidence(engine: Engine, signal: Signal) -> float:
-    test = {Signal.ERRORS: engine.errors, Signal.LATENCY: engine.latency}.get(signal, engine.traffic)
-    return float(test.evidence(np.asarray([0]))[0])
+    first = np.asarray([0])
+    match signal:
+        case Signal.ERRORS:
+            return float(engine.errors.evidence(first)[0])
+        case Signal.LATENCY:
+            return float(engine.latency.evidence(first)[0])
+        case _:
+            return float(engine.traffic.evidence(first)[0])
 
 
 def _latencies(rng: np.random.Generator, requests: np.ndarray, slower: FloatArray) -> FloatArray:
