@@ -14,7 +14,7 @@ from agent import story
 from agent.correlate import upstream
 from agent.history import History
 from agent.incidents import Incident, Step
-from agent.verification import EARLIEST_BAD_S, BaselineOf, sample_start
+from agent.verification import EARLIEST_BAD_S, BaselineOf
 from models.detect.views import views
 from models.domain import Topology
 from models.incident import Cause
@@ -33,14 +33,14 @@ def harmed(
     *,
     topology: Topology,
     others: Iterable[Cause],
+    start: float,
     now: float,
     sick: frozenset[Series],
 ) -> tuple[Worse, ...]:
     """Return the neighbours that are worse since the step took hold, worst first; none while it is too early to tell.
 
-    `others` are the causes of the other open incidents; `sick` is what `ill` returned.
+    `start` is from when on outcomes count as after the step (Unix s), `others` are the causes of the other open incidents; `sick` is what `ill` returned.
     """
-    start = sample_start(incident, step)
     if incident.cause is None or now - start < EARLIEST_BAD_S:
         return ()
     concerned = {incident.cause.service, *step.verify_services, *(cause.service for cause in others)}
@@ -58,8 +58,7 @@ def harmed(
 
 def ill(incident: Incident, step: Step, history: History, baseline: BaselineOf) -> frozenset[Series]:
     """Return the edges that were clearly bad before the step was taken; it does not change any more."""
-    end = step.acted_at or sample_start(incident, step)
-    before = _edges(history.sums(history.on(Side.CLIENT), incident.onset, end, plainly=True))
+    before = _edges(history.sums(history.on(Side.CLIENT), incident.onset, step.acted_at, plainly=True))
     return frozenset(w.series for w in neighbours_worse(baseline, before, max(0.1, step.acted_at - incident.onset)))
 
 

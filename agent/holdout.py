@@ -98,7 +98,7 @@ class HoldOuts:
             log.info("hold_out.not_opened", incident=incident.id, error=error.message, hint="the act is whole")
             return
         now = self._t.clock()
-        start = now + SETTLING_S + in_flight_s(incident)
+        start = now + SETTLING_S + in_flight_s(incident, step, self._history)
         test = HoldOutTest(step.verify_signal or cause.signal, normal)
         until = now + step.hold_out_s
         self._held[incident.id] = _Held(step.overlay, judgement, now, until, start, test, *arms)

@@ -52,13 +52,15 @@ class Proving:
         assert step is not None
         track.late_s = max(track.late_s, self._s.sight.lag(now))
         baseline = self._s.detector.baseline
-        judgement = verification.judge_step(track.incident, step, self._history, baseline, now, late_s=track.late_s)
+        if track.in_flight is None or track.in_flight[0] != step.overlay:
+            track.in_flight = (step.overlay, verification.in_flight_s(track.incident, step, self._history))
+        start = verification.sample_start(step, track.in_flight[1], track.late_s)
+        judgement = verification.judge_step(track.incident, step, self._history, baseline, now, start=start)
         verdict = judgement.verdict if judgement is not None else Verdict.UNDECIDED
-        start = verification.sample_start(track.incident, step, track.late_s)
         decided = verdict is Verdict.RECOVERED
         if decided and not self._room(now):
             return  # it is not kept before its neighbours were looked at
-        if why := self._harm(track, step, now, decided=decided):
+        if why := self._harm(track, step, start, now, decided=decided):
             self._start(track, self._treatment.fail(track, why, judgement, harmed=True))
             return
         if judgement is not None and verdict is Verdict.RECOVERED:
@@ -92,7 +94,7 @@ class Proving:
             self.forget_alarms(track)
             await self._treatment.resolve(track, judgement)
 
-    def _harm(self, track: Track, step: Step, now: float, *, decided: bool) -> str:
+    def _harm(self, track: Track, step: Step, start: float, now: float, *, decided: bool) -> str:
         """Return whom the step hurt, "" when nobody; looked at once a second, and before it is kept."""
         if not decided and (now - track.harm_at < self._pause() or not self._room(now)):
             return ""
@@ -105,7 +107,15 @@ class Proving:
             track.ill = (step.overlay, harm.ill(track.incident, step, self._history, baseline))
         sick = track.ill[1]
         found = harm.harmed(
-            track.incident, step, self._history, baseline, topology=topology, others=others, now=now, sick=sick
+            track.incident,
+            step,
+            self._history,
+            baseline,
+            topology=topology,
+            others=others,
+            start=start,
+            now=now,
+            sick=sick,
         )
         return harm.told(found) if found else ""
 

@@ -20,7 +20,8 @@ class Track:
     incident read back after a restart is not acted on before). `busy`: a task works on it. `bad_at`: when users last
     saw the fault. `told_at`: when its cause was last
     told. `own_at`: when its cause itself last showed a symptom. `doubt_until`: while set, the cause is to be named anew before anything is planned. `late_s`: how late telemetry came at
-    most since the step was taken. `harm_at`: when its neighbours were last looked at; `ill`: an overlay, and who was ill before it was laid. `muted_until`: while set, symptoms of its cause are its
+    most since the step was taken. `in_flight`: an overlay, and how long requests from before it may still come in (s). `before`: a service, and the requests per second it got
+    before the incident (None: not known). `harm_at`: when its neighbours were last looked at; `ill`: an overlay, and who was ill before it was laid. `muted_until`: while set, symptoms of its cause are its
     own (its breaker is half-open). `evidence`: what its causes were named from. `renewed_at`: last proof that its
     overlay lives. `considered_at`: when it was last planned for, or asked about its interlocks. `unsaved`: timeline lines not yet stored.
     """
@@ -37,6 +38,8 @@ class Track:
     told_at: float = 0.0
     own_at: float = 0.0
     late_s: float = 0.0
+    in_flight: tuple[str, float] | None = None
+    before: tuple[str, float | None] | None = None
     doubt_until: float = 0.0
     attempts: int = 0
     recover: bool = False

@@ -18,6 +18,7 @@ from models.detect import Baseline
 from models.detect.views import views
 from models.frame import Frame
 from models.incident import Cause, Signal
+from models.overlay import slot
 from models.signals import BUCKETS, Outcomes, Series, Side, percentile
 from models.telemetry import FLUSH_S
 from models.verify import Judgement, Verdict, bad_of, judge
@@ -28,37 +29,47 @@ SETTLING_S: Final = FLUSH_S + 0.15
 IN_FLIGHT_S: Final = 3.0
 """Requests in flight are waited for at most this long."""
 
+TIMED_OUT: Final = ("UT", "DT")
+"""Envoy's response flags of requests that ended because time ran out: the callee's, or the request's as a whole."""
+
+TIMED_OUT_SHARE: Final = 0.25
+"""Share of the failures that must have timed out for the fault to be one that lets requests hang."""
+
 EARLIEST_BAD_S: Final = 1.0
 """A step is never called useless on less than this much evidence."""
 
 BaselineOf = Callable[[Series, Signal], Baseline | None]
 
 
-def in_flight_s(incident: Incident) -> float:
-    """Return how long requests that started before the action may still come in, seconds."""
-    slow = [a.observed for a in incident.anomalies if a.signal is Signal.LATENCY]
-    return min(IN_FLIGHT_S, 2 * max(slow, default=0.0))
+def in_flight_s(incident: Incident, step: Step, history: History) -> float:
+    """Return how long requests that started before the step may still come in, seconds: what the slow ones took, and what
+    those waited for that nobody answered (they end in a time-out).
+    """
+    slow = [2 * a.observed for a in incident.anomalies if a.signal is Signal.LATENCY]
+    services = _services(incident, step)
+    seen = _after(history, incident.onset, services, Side.CLIENT)
+    if TIMED_OUT_SHARE * seen.errors <= sum(seen.flags.get(flag, 0) for flag in TIMED_OUT) > 0:
+        slow.append(percentile(seen.latency, 1.0))
+    return min(IN_FLIGHT_S, max((s for s in slow if math.isfinite(s)), default=0.0))
 
 
-def sample_start(incident: Incident, step: Step, late_s: float = 0.0) -> float:
+def sample_start(step: Step, in_flight_s: float, late_s: float = 0.0) -> float:
     """Return from when on (arrival time, Unix s) outcomes count as after the action.
 
-    `late_s` is how much later than usual telemetry has been coming since: what arrives then may be as old.
+    `in_flight_s` is how long requests from before it may still come in, `late_s` how much later than usual telemetry has been coming
+    since: what arrives then may be as old.
     """
-    return step.acked_at + SETTLING_S + late_s + in_flight_s(incident)
+    return step.acked_at + SETTLING_S + late_s + in_flight_s
 
 
 def judge_step(
-    incident: Incident, step: Step, history: History, baseline: BaselineOf, now: float, *, late_s: float = 0.0
+    incident: Incident, step: Step, history: History, baseline: BaselineOf, now: float, *, start: float
 ) -> Judgement | None:
-    """Return the judgement over everything seen since the action took hold; None before there can be one."""
+    """Return the judgement over everything seen since `start` (see `sample_start`); None before there can be one."""
     cause = incident.cause
-    if cause is None:
+    if cause is None or now <= start:
         return None
-    start = sample_start(incident, step, late_s)
-    if now <= start:
-        return None
-    services = frozenset(step.verify_services) or frozenset({cause.service})
+    services = _services(incident, step)
     signal = step.verify_signal or cause.signal
     side = _side(history, services)
     normal = _normal(history, services, side, signal, baseline)
@@ -66,13 +77,13 @@ def judge_step(
         return None
     fault = _after(history, incident.onset, services, side, step.acked_at)
     spoilt, seen = bad_of(normal, fault, signal)
-    bad = spoilt / seen if seen else None
-    whole = judge(normal, _after(history, start, services, side), signal, now - start, anomalous=bad)
+    bad, dosed = spoilt / seen if seen else None, _larger(incident, step)
+    whole = judge(normal, _after(history, start, services, side), signal, now - start, anomalous=bad, dosed=dosed)
     if whole.verdict is not Verdict.STILL_BAD:
         return whole
     # a bad beginning may weigh on the whole: the newer half has the last word
     middle = start + (now - start) / 2
-    recent = judge(normal, _after(history, middle, services, side), signal, now - middle, anomalous=bad)
+    recent = judge(normal, _after(history, middle, services, side), signal, now - middle, anomalous=bad, dosed=dosed)
     return whole if recent.verdict is Verdict.STILL_BAD else recent
 
 
@@ -95,7 +106,7 @@ def baseline_of_step(incident: Incident, step: Step, history: History, baseline:
     cause = incident.cause
     if cause is None:
         return None
-    services = frozenset(step.verify_services) or frozenset({cause.service})
+    services = _services(incident, step)
     return _normal(history, services, _side(history, services), step.verify_signal or cause.signal, baseline)
 
 
@@ -143,6 +154,16 @@ def _weighted(pairs: list[tuple[float, float]]) -> float:
     known = [(value, weight) for value, weight in pairs if not math.isnan(value)]
     total = sum(weight for _, weight in known)
     return sum(value * weight for value, weight in known) / total if total else float("nan")
+
+
+def _larger(incident: Incident, step: Step) -> bool:
+    """Tell whether the plan has a larger dose of the same act left."""
+    return any(slot(later.change) == slot(step.change) for later in incident.steps[incident.step + 1 :])
+
+
+def _services(incident: Incident, step: Step) -> frozenset[str]:
+    """Return the services whose requests tell whether the step helped."""
+    return frozenset(step.verify_services) or frozenset({incident.cause.service} if incident.cause else ())
 
 
 def _side(history: History, services: frozenset[str]) -> Side:

@@ -28,6 +28,9 @@ SLOW_QUANTILE: Final = 0.95
 SLOW_MARGIN_BUCKETS: Final = 2  # 12 per decade: slower than the quantile by another half
 TOLERATED_SLOW: Final = 0.1
 BAD_SLOW: Final = 0.35
+TOLERATED_DOSED: Final = 0.04
+"""Share of slow requests that is tolerated at least after a dose."""
+
 SLOWER: Final = 1.5
 SLOWER_S: Final = 0.005
 TRAFFIC_BACK: Final = 0.5
@@ -67,19 +70,26 @@ class Worse:
 
 
 def judge(
-    baseline: Baseline, after: Outcomes, signal: Signal, elapsed_s: float, *, anomalous: float | None = None
+    baseline: Baseline,
+    after: Outcomes,
+    signal: Signal,
+    elapsed_s: float,
+    *,
+    anomalous: float | None = None,
+    dosed: bool = False,
 ) -> Judgement:
     """Judge what has come in since the act took hold (cumulative `after`, over `elapsed_s` seconds).
 
     `anomalous` is the share (0–1) of failed or slow requests seen during the fault, when known: then half of it is "still
-    bad", which decides sooner, and finds a dose that helps only half of the users out. Saturation cannot be judged from outcomes and stays UNDECIDED. What counts is what callers got: an
+    bad", which decides sooner, and finds a dose that helps only half of the users out. `dosed` tells that the act was
+    a dose and a larger one is left: then a share of slow requests that is tolerated elsewhere counts, and it takes more requests. Saturation cannot be judged from outcomes and stays UNDECIDED. What counts is what callers got: an
     open breaker's fallback is a success, its fail-fast answer an error.
     """
     match signal:
         case Signal.ERRORS:
             return _errors(baseline, after, anomalous)
         case Signal.LATENCY:
-            return _latency(baseline, after, anomalous)
+            return _latency(baseline, after, anomalous, dosed=dosed)
         case Signal.TRAFFIC:
             return _traffic(baseline, after, elapsed_s)
         case Signal.SATURATION:
@@ -166,7 +176,7 @@ def _errors(baseline: Baseline, after: Outcomes, anomalous: float | None) -> Jud
     return Judgement(verdict, observed, baseline.error_ratio, requests, p_value)
 
 
-def _latency(baseline: Baseline, after: Outcomes, anomalous: float | None) -> Judgement:
+def _latency(baseline: Baseline, after: Outcomes, anomalous: float | None, *, dosed: bool) -> Judgement:
     seen = after.latency if after.latency.shape == (BUCKETS,) else Outcomes().latency
     total = int(seen.sum())
     edge = _slow_edge(baseline)
@@ -175,8 +185,8 @@ def _latency(baseline: Baseline, after: Outcomes, anomalous: float | None) -> Ju
     base = np.asarray(baseline.latency, dtype=np.float64)
     slow = int(seen[edge + 1 :].sum())
     wrong = BAD_SLOW if anomalous is None or not math.isfinite(anomalous) else anomalous / 2
-    wrong = min(BAD_SLOW, max(wrong, 2 * TOLERATED_SLOW))
-    verdict, p_value = _sprt(slow, total, TOLERATED_SLOW, wrong)
+    wrong = min(BAD_SLOW, max(wrong, 2 * (TOLERATED_DOSED if dosed else TOLERATED_SLOW)))
+    verdict, p_value = _sprt(slow, total, min(TOLERATED_SLOW, wrong / 2), wrong)
     median, normal = quantile(seen, 0.5), quantile(base, 0.5)
     if verdict is Verdict.RECOVERED and median > SLOWER * normal and median - normal > SLOWER_S:
         verdict = Verdict.UNDECIDED

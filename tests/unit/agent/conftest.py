@@ -243,7 +243,10 @@ class ListPager:
 
 @dataclass
 class Fault:
-    """What is broken: the requests to `service` fail or are slow until an overlay in `cured_by` is laid."""
+    """What is broken: the requests to `service` fail or are slow until an overlay in `cured_by` is laid.
+
+    With `hangs_s` they fail by a time-out of so many seconds: what began before the cure comes in for that long.
+    """
 
     cause: Cause
     anomalies: tuple[Anomaly, ...]
@@ -252,6 +255,8 @@ class Fault:
     latency_s: float = NORMAL_S
     cured_by: frozenset[str] = frozenset()
     over: bool = False
+    hangs_s: float = 0.0
+    comes_in_until: float = 0.0
 
 
 @dataclass
@@ -354,17 +359,25 @@ class World:
         return [f for f in self.faults if not f.over and not (f.cured_by & kinds)]
 
     def _traffic(self) -> None:
-        sick = {(f.caller, f.cause.service): f for f in self.sick()}
+        for hanging in (f for f in self.sick() if f.hangs_s):
+            hanging.comes_in_until = self.clock.now + hanging.hangs_s
+        felt = [*self.sick(), *(f for f in self.faults if self.clock.now < f.comes_in_until)]
+        sick = {(f.caller, f.cause.service): f for f in felt}
         self.sight.next = {}
         for edge in sorted(TOPOLOGY.edges):
             fault = sick.get((edge.caller, edge.callee))
             requests = round(RPS * 0.2)
             errors = round(requests * fault.error_ratio) if fault else 0
             slow = fault.latency_s if fault else NORMAL_S
-            self.sight.next[client(edge.caller, edge.callee)] = outcomes(requests, errors, slow)
+            seen = outcomes(requests, errors, slow)
+            if fault and fault.hangs_s:
+                seen.latency[bucket(slow)] -= errors
+                seen.latency[bucket(fault.hangs_s)] += errors
+                seen.flags["UT"] = errors
+            self.sight.next[client(edge.caller, edge.callee)] = seen
         for fault in self.sick():
-            for seen in (a.series for a in fault.anomalies if a.series.side is Side.ATTEMPT):
-                self.sight.next[replace(seen, caller=fault.caller, reporter=f"{fault.caller}-1")] = outcomes(5, 1)
+            for series in (a.series for a in fault.anomalies if a.series.side is Side.ATTEMPT):
+                self.sight.next[replace(series, caller=fault.caller, reporter=f"{fault.caller}-1")] = outcomes(5, 1)
         self.detector.alarms = tuple(a for f in self.sick() for a in f.anomalies)
 
     def _localise(self, anomalies: tuple[Anomaly, ...], since: Since, now: float) -> Diagnosis:

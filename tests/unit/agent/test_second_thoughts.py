@@ -58,6 +58,21 @@ async def test_the_cause_is_named_anew_after_a_step_that_did_not_help(world: Wor
     assert world.pager.pages == []
 
 
+async def test_requests_that_hung_before_the_act_do_not_speak_against_it(world: World) -> None:
+    """Time-outs of two seconds go on coming in after the cure; they are waited for, and the act is kept."""
+    await world.begin()
+    await world.step(1.0)
+    fault = world.break_(replace(bad_version(world), error_ratio=0.5, hangs_s=2.0))
+    await world.step(0.6)
+    assert world.stage == "verifying"
+    await world.step(2.0)
+    assert world.clock.now >= fault.comes_in_until
+    assert world.stage == "verifying"
+    await world.step(3.0)
+    assert world.stage == "resolved"
+    assert next(s.verdict for s in world.incident.steps) == "recovered"
+
+
 async def test_a_refuted_cause_yields_to_the_next_suspect(world: World) -> None:
     """The evidence still prefers the instance, but its ejection did not help: the second suspect is treated."""
     fault = await mistaken(world, 0.8)

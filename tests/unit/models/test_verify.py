@@ -57,6 +57,18 @@ def test_latency_is_judged_by_the_share_of_slow_requests(slower: float, verdict:
     assert judge(normal(), after, Signal.LATENCY, 2.0).verdict is verdict
 
 
+def test_after_a_dose_half_of_a_quarter_is_no_cure() -> None:
+    """A zone with a quarter of the traffic was slow, half of it left: an eighth is still slow, which counts while more can be done."""
+    still = outcomes(np.random.default_rng(4), 210)
+    still += outcomes(np.random.default_rng(3), 30, slower=10.0)
+    assert judge(normal(), still, Signal.LATENCY, 2.0, anomalous=0.25, dosed=True).verdict is Verdict.STILL_BAD
+    assert judge(normal(), still, Signal.LATENCY, 2.0, anomalous=0.25).verdict is not Verdict.STILL_BAD
+    well = outcomes(np.random.default_rng(5), 60)
+    assert judge(normal(), well, Signal.LATENCY, 2.0, anomalous=0.25, dosed=True).verdict is Verdict.RECOVERED
+    few = outcomes(np.random.default_rng(5), 33)
+    assert judge(normal(), few, Signal.LATENCY, 2.0, anomalous=0.25, dosed=True).verdict is Verdict.UNDECIDED
+
+
 def test_half_a_dose_is_no_cure_of_slowness() -> None:
     """A fifth of the requests is as slow as half of them were before: where that is known, a fifth is still bad."""
     slow = outcomes(np.random.default_rng(3), 56, slower=10.0)
