@@ -60,6 +60,11 @@ class History:
         self._seen_at = np.minimum(self._seen_at, now)
         self._now = self._swept_at = now
 
+    @property
+    def oldest(self) -> float:
+        """Return from when on anything is remembered (Unix s, to the second; infinite when nothing is)."""
+        return min((bins[0].at for bins in (self._coarse, self._fine) if bins), default=math.inf)
+
     def last_seen(self, series: Series) -> float:
         """Return when a reported or watched series last had outcomes (Unix s, 0 when never)."""
         mine = self._members.get(series, ())

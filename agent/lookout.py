@@ -14,6 +14,7 @@ from agent.mesh import fullness
 from agent.ports import Circumstances
 from agent.scribe import Gate, Tools
 from agent.senses import Senses
+from agent.surge import Surges
 from agent.track import Track
 from models.incident import Cause
 from models.signals import Saturation
@@ -38,6 +39,10 @@ class Lookout:
     blind: frozenset[str] = frozenset()
     _saturation: tuple[Saturation, ...] = field(default=(), init=False)
     _full: Mapping[str, float] | None = field(default=None, init=False)  # of this tick, once it was asked for
+    _surges: Surges = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._surges = Surges(self.history)
 
     def see(self, symptoms: Symptoms, saturation: tuple[Saturation, ...]) -> None:
         """Take in what this tick showed: what is anomalous, and how full instances are."""
@@ -61,9 +66,15 @@ class Lookout:
             incident=track.incident.id,
             anomalies=track.incident.anomalies,
             saturation=self._full,
+            load=self._load(track, now),
             uncertified=self.tools.uncertified(now),
             budgets=self.tools.budgets(),
         )
+
+    def _load(self, track: Track, now: float) -> Mapping[str, float]:
+        """Return the load of the service in question."""
+        found, cause = self._surges.of(track, now), track.incident.cause
+        return {} if found is None or cause is None else {cause.service: found}
 
     def storm(self, cause: Cause | None) -> float:
         """Return the share (0–1) of services that are sick for other reasons."""

@@ -24,6 +24,7 @@ PASSING: Final = frozenset(
         GuardName.BLIND,
         GuardName.BUSY,
         GuardName.HEADROOM,
+        GuardName.LOAD,
         GuardName.MESH,
         GuardName.SLOT,
         GuardName.COOLDOWN,
@@ -157,6 +158,7 @@ class PlaybookPlanner:
             limits=self._limits,
             anomalies=around.anomalies,
             saturation=around.saturation,
+            load=around.load,
             uncertified=around.uncertified,
             budgets=around.budgets,
         )

@@ -143,6 +143,7 @@ class Circumstances:
     """What a plan depends on besides the cause. `storm_share` is the share (0–1) of services
     that are anomalous for other reasons, `blind` are reporter ids. `saturation` is each service's load as a share of
     its limit (absent: no limit known). `uncertified`: playbook → why it may not act alone.
+    `load` is the present requests of the service in question over those before the incident (absent: not known).
     `budgets` are the error budgets of the services that have an objective.
     """
 
@@ -154,6 +155,7 @@ class Circumstances:
     incident: str = ""
     anomalies: tuple[Anomaly, ...] = ()
     saturation: Mapping[str, float] = field(default_factory=dict)
+    load: Mapping[str, float] = field(default_factory=dict)
     uncertified: Mapping[str, str] = field(default_factory=dict)
     budgets: Mapping[str, ErrorBudget] = field(default_factory=dict)
 

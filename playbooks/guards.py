@@ -100,7 +100,7 @@ class Context:
     `overlays` are all that are in force, people's too. `anomalous_share` is the share (0–1) of the mesh's services that
     are anomalous and that the cause does not explain. `blind` names the sidecars (instance ids) or services whose
     telemetry cannot be trusted. `saturation` is each service's load as a share of its limit (services without a
-    known limit are absent). `incident` is the incident asked about: its own earlier steps do not count as cool-down.
+    known limit are absent), `load` its present requests over those before the incident (absent: not known). `incident` is the incident asked about: its own earlier steps do not count as cool-down.
     `anomalies` are its symptoms; `budgets` the error budgets of the services that have an objective. `uncertified`:
     playbook → why it may not act alone (see `playbooks.certificates`).
     """
@@ -114,6 +114,7 @@ class Context:
     severity: Severity = Severity.WARNING
     incident: str = ""
     saturation: Mapping[str, float] = field(default_factory=dict)
+    load: Mapping[str, float] = field(default_factory=dict)
     limits: Limits = Limits()
     anomalies: tuple[Anomaly, ...] = ()
     budgets: Mapping[str, ErrorBudget] = field(default_factory=dict)
@@ -220,9 +221,19 @@ def _size_checks(playbook: Playbook, effect: Effect, context: Context) -> Iterat
     yield _most(GuardName.CAPACITY, radius.capacity, guard.max_capacity_share, message)
     yield from _floor_checks(playbook, effect, context)
     yield _headroom(playbook, effect, context)
-    factor, most = effect.load_factor, guard.max_load_factor
-    message = f"load per remaining instance grows to {factor:.2f}×, at most {most:.2f}×"
-    yield Check(GuardName.LOAD, not most or factor <= most + _ROUNDING, factor, most, message)
+    yield _load(playbook, effect, context)
+
+
+def _load(playbook: Playbook, effect: Effect, context: Context) -> Check:
+    """Check that nobody who stays gets many times the load that is usual: under a surge no capacity is taken away."""
+    service, most = target(effect.change), playbook.spec.guard.max_load_factor
+    surge = max(1.0, context.load.get(service, 1.0))
+    factor = effect.load_factor * surge
+    message = f"load per remaining instance grows to {factor:.2f}× the usual, at most {most:.2f}×"
+    if surge > 1:
+        message += f"; {service} gets {surge:.2f}× the requests it got before"
+    holds = not most or effect.load_factor <= 1 or factor <= most + _ROUNDING
+    return Check(GuardName.LOAD, holds, factor, most, message)
 
 
 def _headroom(playbook: Playbook, effect: Effect, context: Context) -> Check:

@@ -58,7 +58,7 @@ def _guard(guard: Guard) -> Iterator[str]:
     if guard.headroom:
         yield f"move load only where {percent(guard.headroom)} of the limit stays free"
     if guard.max_load_factor:
-        yield f"raise the load of those who stay to at most {guard.max_load_factor:g} times"
+        yield f"raise the load of those who stay to at most {guard.max_load_factor:g} times the usual"
     yield f"act at most {guard.rate.count} times in {span(guard.rate.per)}, {span(guard.cooldown)} apart on one service"
     yield f"have {guard.concurrency} unverified {'action' if guard.concurrency == 1 else 'actions'} at once"
     yield f"fail {guard.strikes} {'time' if guard.strikes == 1 else 'times'} on a service within an hour before it gives up there"

@@ -195,7 +195,7 @@ class Guard(Model):
     headroom: Share = 0.0
     """Share of its limit that each remaining instance must keep free after taking over the load; 0%: not asked for."""
     max_load_factor: Annotated[float, Field(ge=0, strict=False)] = 0.0
-    """Most times its present load that a remaining instance may get; 0: not asked for."""
+    """Most times its usual load that a remaining instance may get; 0: not asked for. A surge counts."""
     cooldown: Duration = 60.0
     """Pause between two actions on one service."""
     rate: Rate = Rate()

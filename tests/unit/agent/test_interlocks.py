@@ -51,7 +51,7 @@ metadata: {name: careful}
 spec:
   when: {cause: [instance], services: {all: true}}
   mode: auto
-  guard: {headroom: 20%, cooldown: 60s, strikes: 2, concurrency: 1}
+  guard: {headroom: 20%, maxLoadFactor: 2.5, cooldown: 60s, strikes: 2, concurrency: 1}
   steps:
   - {name: eject it, action: {ejectInstance: {}}, verify: {deadline: 5s}, undo: automatic}
 """
@@ -325,6 +325,7 @@ INTERLOCKS = (
     Interlock("12 kill switch", _never_stopped, unharmed(_thrown)),
     Interlock("13 modes", _bold, unharmed(_shadow)),
     Interlock("15 headroom", without(GuardName.HEADROOM), refused(saturation={"checkout": 0.7})),
+    Interlock("15 no capacity away in a surge", without(GuardName.LOAD), refused(load={"checkout": 2.0})),
     Interlock("17 control plane away", gate(control_up=True), unharmed(_control_away)),
     Interlock("19 freeze", without(GuardName.FREEZE), refused(limits=Limits(freeze=(FROZEN,)))),
     Interlock("18 people first", gate(person=""), unharmed(_person)),

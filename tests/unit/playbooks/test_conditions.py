@@ -233,3 +233,14 @@ def test_load_may_be_bounded_without_a_known_limit(mesh: Shop) -> None:
     book = playbooks.load({"t.yaml": text})
     decision = plan(mesh.cause(CauseKind.INSTANCE, "cart", "cart-v1-0"), mesh.context(), book)
     assert [(r.guard, r.observed) for r in decision.refusals] == [(GuardName.LOAD, 2.0)]
+
+
+@pytest.mark.parametrize(("load", "acts"), [(0.4, True), (1.2, True), (1.3, False), (3.0, False)])
+def test_a_surge_counts_as_load_of_those_who_stay(mesh: Shop, load: float, acts: bool) -> None:
+    """The shipped `bad-instance` leaves one of two instances while its service is asked for as usual, not in a surge; less is no room."""
+    decision = plan(
+        mesh.cause(CauseKind.INSTANCE, "cart", "cart-v1-0"), mesh.context(load={"cart": load}), playbooks.library()
+    )
+    assert decision.plan is not None
+    assert decision.plan.playbook == ("bad-instance" if acts else "unknown")
+    assert acts or GuardName.LOAD in [r.guard for r in decision.refusals]
