@@ -31,10 +31,10 @@ demo: $(VENV)/.run ## break a running shop three times and watch the mesh heal i
 
 DRILLS := build/drills
 
-drill: $(VENV)/.run ## break real meshes in the short set of drills, a few minutes (report in build/drills)
+drill: $(VENV)/.run ## break real meshes in the short set of drills, two minutes (report in build/drills)
 	@$(BIN)/fibrin drill run --short --no-certify --report $(DRILLS) $(ARGS)
 
-drill-all: $(VENV)/.run ## every drill there is, about a quarter of an hour (report in build/drills)
+drill-all: $(VENV)/.run ## every drill there is, about 25 minutes (report in build/drills)
 	@$(BIN)/fibrin drill run --all --no-certify --report $(DRILLS) $(ARGS)
 
 test: $(VENV)/.dev ## run every test, real Envoys included
