@@ -1,13 +1,18 @@
 """The mesh at work: requests flow through it tick by tick, queues fill and drain, outcomes come out.
 
-Rates run from the users down the call graph; within a tick each call's requests are Poisson. Their outcomes leave the plant when they
-*end*, as a sidecar reports them: a request that takes three seconds is unknown for three seconds.
+Users' requests are Poisson; all others are caused by them, see `traces`. Their outcomes leave the plant when they *end*, as a
+sidecar reports them: a request that takes three seconds is unknown for three seconds.
+
+While nothing changes, users' requests of the next few ticks are drawn at once, since that costs little more than one tick's; those that
+have not begun when something changes are drawn anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -15,20 +20,38 @@ import numpy as np
 from models.policy import ServicePolicy
 from models.telemetry import FLUSH_S
 from simulations.simulator.condition import Condition, healthy, queue
-from simulations.simulator.layout import Bools, Floats, Layout, lay_out
+from simulations.simulator.layout import Bools, Floats, Ints, Layout, lay_out
 from simulations.simulator.mesh import Mesh
-from simulations.simulator.pools import PoolMaker
-from simulations.simulator.requests import BAD, Attempts, Fate, Moment, Requests, send
+from simulations.simulator.pools import Pools
+from simulations.simulator.requests import (
+    BAD,
+    NO_ATTEMPTS,
+    NO_REQUESTS,
+    Attempts,
+    Ends,
+    Fate,
+    Requests,
+    joined,
+    moment,
+    only,
+)
 from simulations.simulator.routing import Routing, route
+from simulations.simulator.traces import Tracer
 
 STEADY_S: Final = 2.0
-"""While nothing changes, pools are worked out anew this often."""
+"""While nothing changes, it is worked out anew this often how long requests hold a worker."""
 
 RESTLESS_S: Final = 8.0
-"""After a change they are worked out at every tick for this long."""
+"""After a change it is worked out at every tick for this long."""
 
 LEAST_WORKERS: Final = 4.0
 LONGEST_S: Final = 60.0
+AT_ONCE: Final = 20_000
+"""About so many requests are drawn at once."""
+
+INT16: Final = 1 << 15
+"""Numbers below are sorted in linear time."""
+
 PROBE_S: Final = 1.0
 """A dead instance leaves load balancing after two failed probes of half a second, a live one returns as quickly."""
 
@@ -42,6 +65,15 @@ class Ended:
 
     requests: Requests
     attempts: Attempts
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """What users begin in one tick: how many requests arrive at each instance because of it, and by tick what is then known."""
+
+    arrived: Floats
+    requests: list[tuple[int, Requests]] = field(default_factory=list)
+    attempts: list[tuple[int, Attempts]] = field(default_factory=list)
 
 
 class Plant:
@@ -62,11 +94,12 @@ class Plant:
         self._in_balance: Bools = np.ones(len(self.layout.instances), dtype=bool)
         self._probed: Floats = np.zeros(len(self.layout.instances))
         self.routing: Routing = route(self.layout, mesh.policies, self._in_balance)
-        self._makers = PoolMaker(mesh, self.layout, self._random)
+        self._tracer = Tracer(mesh, self.layout, self._random)
+        self._pools = Pools(self._tracer.own, self.layout, self._random)
+        self._users = np.flatnonzero(self.layout.caller == len(self.layout.services))
         self._rates: Floats = np.zeros(len(self.layout.caller))
-        self._accepted: Floats = np.ones(len(self.layout.services))
-        self._open: list[tuple[int, Requests, tuple[Attempts, ...]]] = []
-        self._due: dict[int, list[tuple[Requests, Attempts]]] = {}
+        self._due: dict[int, tuple[list[Requests], list[Attempts]]] = {}
+        self._ahead: deque[_Begun] = deque()
         self._tick = 0
         self._fresh_at = -1.0
         self._restless_until = 0.0
@@ -79,7 +112,7 @@ class Plant:
 
     @property
     def rates(self) -> Floats:
-        """How many requests per second run over each call at present, shape (E,)."""
+        """How many requests per second run over each call at present load when everybody takes on all of his, shape (E,)."""
         return self._rates
 
     def steer(self, policies: Mapping[str, ServicePolicy]) -> None:
@@ -89,9 +122,10 @@ class Plant:
         self.disturbed()
 
     def disturbed(self) -> None:
-        """Say that something changed: answers are worked out closely for a while."""
+        """Say that something changed: how busy workers are is followed closely for a while."""
         self._restless_until = self.seconds + RESTLESS_S
         self._fresh_at = -1.0
+        self._ahead.clear()
 
     def step(self) -> Ended:
         """Let one tick pass; return what ended in it."""
@@ -100,53 +134,35 @@ class Plant:
         self._probe()
         restless = self.seconds < self._restless_until or bool((self.now.backlog > 0).any())
         if restless or self.seconds - self._fresh_at >= STEADY_S:
-            self._makers.refresh(self.routing, self.now)
+            self._pools.refresh(moment(self.layout, self.routing, self.now))
+            self._flow()
             self._fresh_at = self.seconds
-        self._flow()
-        sent = np.repeat(np.arange(len(self._rates)), self._random.poisson(self._rates * self.tick_s))
-        requests, attempts = send(sent, Moment(self.layout, self.routing, self.now, self._makers.pools), self._random)
-        self._account(attempts)
-        self._schedule(requests, attempts)
+        if restless:
+            self._ahead.clear()
+        if not self._ahead:
+            self._draw(1 if restless else self._stretch())
+        self._begin(self._ahead.popleft())
         return self._ended()
 
     # --- load ---------------------------------------------------------------------------------------------------
 
     def _flow(self) -> None:
-        """Work out how many requests per second run over each call."""
+        """Work out how many requests per second are to be expected over each call."""
         layout, factor = self.layout, self.mesh.rps * self.load(self.seconds)
         rates = np.where(layout.caller == len(layout.services), factor, 0.0) * self.now.surge
         backward = layout.backward
         for level in reversed(layout.levels):
             calls = level.calls
             into = np.bincount(
-                layout.callee, weights=np.where(backward, self._rates, rates), minlength=len(self._accepted)
+                layout.callee, weights=np.where(backward, self._rates, rates), minlength=len(layout.services)
             )
-            served = into * self._accepted
-            rates[calls] = served[layout.caller[calls]] * layout.mean[calls] * self.now.surge[calls]
+            rates[calls] = into[layout.caller[calls]] * layout.mean[calls] * self.now.surge[calls]
         self._rates = rates
-
-    def _account(self, attempts: tuple[Attempts, ...]) -> None:
-        """Queue what arrived, and note which share of requests each service took on."""
-        arrived = np.zeros(len(self.layout.instances))
-        refused = np.zeros(len(self.layout.instances))
-        for made in attempts:
-            there = made.instance >= 0
-            inside = there & (made.fate != Fate.REFUSED)
-            arrived += np.bincount(made.instance[inside], minlength=len(arrived))
-            refused += np.bincount(made.instance[there & ~inside], minlength=len(arrived))
-        queue(self.now, arrived, self.tick_s)
-        first = self.layout.first[:-1]
-        all_, bad = (
-            np.add.reduceat(arrived + refused, first),
-            np.add.reduceat(refused + arrived * self.now.rejects, first),
-        )
-        share = np.where(all_ > 0, 1 - bad / np.maximum(all_, 1e-9), 1.0)
-        self._accepted = np.where(self.routing.lost, 0.0, np.clip(0.5 * self._accepted + 0.5 * share, 0.0, 1.0))
 
     def _size_workers(self) -> None:
         """Give every instance the workers that make it as busy as its nature says on an average day."""
         for _ in range(3):
-            self._makers.refresh(self.routing, self.now)
+            self._pools.refresh(moment(self.layout, self.routing, self.now))
             self._flow()
         layout = self.layout
         into = np.bincount(layout.callee, weights=self._rates, minlength=len(layout.services))
@@ -168,60 +184,57 @@ class Plant:
             self.routing = route(self.layout, self.policies, self._in_balance)
             self.disturbed()
 
-    # --- ends ---------------------------------------------------------------------------------------------------
+    # --- requests -----------------------------------------------------------------------------------------------
 
-    def _schedule(self, requests: Requests, attempts: tuple[Attempts, ...]) -> None:
-        """Put every outcome to the tick in which it is known."""
-        began = self._random.random(len(requests.call)) * self.tick_s
-        self._put(requests, _none(), began + requests.seconds)
-        for made in attempts:
-            self._put(None, made, began[made.request] + made.seconds)
+    def _stretch(self) -> int:
+        """Return for how many ticks to draw requests at once: of a large mesh a tick's are many enough."""
+        most = min(STEADY_S / self.tick_s, AT_ONCE / max(1.0, float(self._rates.sum()) * self.tick_s))
+        return max(1, int(most))
 
-    def _put(self, requests: Requests | None, attempts: Attempts, at: Floats) -> None:
-        ticks = (np.minimum(at, LONGEST_S) / self.tick_s).astype(np.int64)
-        for offset in np.flatnonzero(np.bincount(ticks)).tolist():
-            chosen = ticks == offset
-            slot = self._due.setdefault(self._tick + offset, [])
-            if requests is not None:
-                slot.append((Requests(requests.call[chosen], requests.fate[chosen], requests.seconds[chosen]), _none()))
-            else:
-                slot.append((_nothing(), _some(attempts, chosen)))
+    def _draw(self, ticks: int) -> None:
+        """Draw the users' requests of the next ticks and what they cause, and sort it by the tick in which users begin it."""
+        rates = self.mesh.rps * self.load(self.seconds) * self.now.surge[self._users]
+        users = np.repeat(self._users, self._random.poisson(rates * self.tick_s * ticks))
+        began = self._random.random(len(users)) * self.tick_s * ticks
+        here = moment(self.layout, self.routing, self.now)
+        traffic = self._tracer.trace(users, began, here, self._random)
+        tick = (began / self.tick_s).astype(np.int64)
+        attempts, instances = traffic.attempts, len(self.layout.instances)
+        inside = (attempts.instance >= 0) & (attempts.fate != Fate.REFUSED)
+        row = tick[traffic.attempt_roots[inside]] * instances + attempts.instance[inside]
+        arrived = np.bincount(row, minlength=ticks * instances).reshape(ticks, instances)
+        self._ahead.extend(_Begun(each.astype(np.float64)) for each in arrived)
+        for first, end, requests in self._sorted(traffic.requests, traffic.request_ends, tick[traffic.request_roots]):
+            self._ahead[first].requests.append((self._tick + end, requests))
+        for first, end, tried in self._sorted(attempts, traffic.attempt_ends, tick[traffic.attempt_roots]):
+            self._ahead[first].attempts.append((self._tick + end, tried))
+
+    def _sorted(self, ended: Ends, ends: Floats, began: Ints) -> Iterator[tuple[int, int, Ends]]:
+        """Return what begins and ends in the same ticks: (beginning, end, outcomes), ticks from now on."""
+        latest = int(LONGEST_S / self.tick_s) + 1
+        known = (np.minimum(ends, LONGEST_S) / self.tick_s).astype(np.int64)
+        key: Ints = began * latest + known
+        order = np.argsort(key.astype(np.int16) if len(self._ahead) * latest < INT16 else key, kind="stable")
+        key, ended = key[order], only(ended, order)
+        cuts = [0, *(np.flatnonzero(np.diff(key)) + 1).tolist(), len(key)] if len(key) else []
+        for start, stop in pairwise(cuts):
+            first, end = divmod(int(key[start]), latest)
+            yield first, end, only(ended, slice(start, stop))
+
+    def _begin(self, begun: _Begun) -> None:
+        """Let a tick's requests begin: they queue now, and are known when they end."""
+        queue(self.now, begun.arrived, self.tick_s)
+        for end, requests in begun.requests:
+            self._due.setdefault(end, ([], []))[0].append(requests)
+        for end, attempts in begun.attempts:
+            self._due.setdefault(end, ([], []))[1].append(attempts)
 
     def _ended(self) -> Ended:
-        due = self._due.pop(self._tick, [])
-        requests = [r for r, _ in due] or [_nothing()]
-        attempts = [a for _, a in due] or [_none()]
-        return Ended(
-            Requests(*(np.concatenate([getattr(r, f) for r in requests]) for f in ("call", "fate", "seconds"))),
-            Attempts(
-                *(
-                    np.concatenate([getattr(a, f) for a in attempts])
-                    for f in ("request", "call", "instance", "fate", "seconds")
-                )
-            ),
-        )
+        requests, attempts = self._due.pop(self._tick, ([], []))
+        return Ended(joined([NO_REQUESTS, *requests]), joined([NO_ATTEMPTS, *attempts]))
 
 
 def failed(requests: Requests) -> Bools:
     """Return which requests failed for their caller."""
     bad: Bools = BAD[requests.fate]
     return bad
-
-
-def _some(attempts: Attempts, chosen: Bools) -> Attempts:
-    return Attempts(
-        attempts.request[chosen],
-        attempts.call[chosen],
-        attempts.instance[chosen],
-        attempts.fate[chosen],
-        attempts.seconds[chosen],
-    )
-
-
-def _nothing() -> Requests:
-    return Requests(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
-
-
-def _none() -> Attempts:
-    empty = np.zeros(0, np.int64)
-    return Attempts(empty, empty, empty, empty, np.zeros(0))

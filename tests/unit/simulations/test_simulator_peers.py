@@ -26,7 +26,8 @@ def tick(plant: Plant, fates: list[Fate], *, version: str = CANARY, seconds: flo
     count = len(fates)
     calls, took = np.full(count, call), np.full(count, seconds)
     fate = np.asarray(fates, dtype=np.int64)
-    return Ended(Requests(calls, fate, took), Attempts(np.arange(count), calls, np.full(count, host), fate, took))
+    none = np.zeros(count, dtype=np.int64)
+    return Ended(Requests(calls, fate, took, none > 0), Attempts(calls, np.full(count, host), fate, took, none))
 
 
 def watch(peer: Peer, made: Callable[[float], Ended], until_s: float = 400.0) -> None:
