@@ -1,7 +1,7 @@
 """Many incidents, one after the other, on meshes that heal under the agent; and quiet days on which nothing may happen.
 
-One mesh is warmed up once and then broken again and again. After each incident a person repairs the fault and removes what the
-agent laid, and the next comes when all is quiet. Everything follows from the seed, and an incident can be played
+One mesh is warmed up once and then broken again and again. After each incident a person repairs the fault, sees that the part is back and removes what
+the agent laid, and the next comes when all is quiet. Everything follows from the seed, and an incident can be played
 again alone by its name (`seed/mesh/number`): the same mesh is run up to it.
 """
 
@@ -31,6 +31,9 @@ SHORTEST_S: Final = 4.0
 CALM_S: Final = 3.0
 PATIENCE_S: Final = 6.0
 """An incident that waits for this long waits for a person."""
+
+MENDED_S: Final = 3.0
+"""Longer than requests are under way before their callers give up."""
 
 BETWEEN_S: Final = 6.0
 QUIET_S: Final = 60.0
@@ -182,6 +185,7 @@ class _Player:
             await self._tick()
         played = self._account(name, fault, onset, self._new(known), world.control.laid[before:], remedy=remedy)
         faults.undo(fault, world.plant)
+        await self._until_mended()
         world.control.clear()
         await self._until_quiet()
         world.forget()
@@ -232,6 +236,15 @@ class _Player:
             curable=remedy,
             actions=tuple(deed(o.change) for o in laid),
         )
+
+    async def _until_mended(self) -> None:
+        """Wait as people do before they take a remedy away: health checks see the repair, what was under way ends, queues drain."""
+        world = self._world
+        repaired = world.clock.now
+        while world.clock.now < repaired + QUIET_S:
+            await self._tick()
+            if world.clock.now >= repaired + MENDED_S and world.plant.settled:
+                return
 
     async def _until_quiet(self) -> None:
         deadline = self._world.clock.now + QUIET_S

@@ -75,11 +75,12 @@ def healthy(mesh: Mesh, layout: Layout) -> Condition:
     )
 
 
-def queue(now: Condition, arrived: Floats, seconds: float) -> None:
+def queue(now: Condition, arrived: Floats, together: Floats, seconds: float) -> None:
     """Let `arrived` requests per instance queue for `seconds`: backlog, waits and rejections of the moment after.
 
-    While there are free workers the mean wait is that of an M/M/c queue (Sakasegawa 1977); beyond, the backlog grows
-    like a fluid and what does not fit into the queue is turned away.
+    While there are free workers the mean wait is that of an M/M/c queue (Sakasegawa 1977) whose workers are all those
+    among which the balancer chooses (`together`): it sends requests to whom is less busy. Beyond, the backlog grows like a
+    fluid and what does not fit into the queue is turned away.
     """
     keep = np.exp(-seconds / LOAD_S)
     now.load = keep * now.load + (1 - keep) * arrived / seconds
@@ -91,5 +92,5 @@ def queue(now: Condition, arrived: Floats, seconds: float) -> None:
     now.rejects = np.minimum(1.0, over / np.maximum(coming, 1e-9))
     now.backlog = np.minimum(waiting, room)
     busy = np.minimum(NEVER_BUSIER, now.load * now.busy_s / now.workers)
-    queued = busy ** (np.sqrt(2 * (now.workers + 1)) - 1) / (now.workers * (1 - busy)) * now.busy_s
+    queued = busy ** (np.sqrt(2 * (together + 1)) - 1) / (together * (1 - busy)) * now.busy_s
     now.wait_s = now.backlog * now.busy_s / now.workers + np.minimum(queued, now.busy_s)

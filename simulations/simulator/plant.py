@@ -111,6 +111,11 @@ class Plant:
         return self._in_balance
 
     @property
+    def settled(self) -> bool:
+        """Whether health checks have seen who is dead and who is not, and nobody waits in a queue."""
+        return not ((self.now.dead == self._in_balance).any() or (self.now.backlog > 0).any())
+
+    @property
     def rates(self) -> Floats:
         """How many requests per second run over each call at present load when everybody takes on all of his, shape (E,)."""
         return self._rates
@@ -134,7 +139,7 @@ class Plant:
         self._probe()
         restless = self.seconds < self._restless_until or bool((self.now.backlog > 0).any())
         if restless or self.seconds - self._fresh_at >= STEADY_S:
-            self._pools.refresh(moment(self.layout, self.routing, self.now))
+            self._pools.refresh(moment(self.layout, self.routing, self.now), fresh=restless)
             self._flow()
             self._fresh_at = self.seconds
         if restless:
@@ -162,7 +167,7 @@ class Plant:
     def _size_workers(self) -> None:
         """Give every instance the workers that make it as busy as its nature says on an average day."""
         for _ in range(3):
-            self._pools.refresh(moment(self.layout, self.routing, self.now))
+            self._pools.refresh(moment(self.layout, self.routing, self.now), fresh=True)
             self._flow()
         layout = self.layout
         into = np.bincount(layout.callee, weights=self._rates, minlength=len(layout.services))
@@ -170,6 +175,15 @@ class Plant:
         use = np.asarray([n.utilisation for n in self.mesh.natures])[layout.service_of]
         self.now.workers = np.maximum(LEAST_WORKERS, np.ceil(load * self.now.busy_s / use))
         self.now.load = load
+
+    def _queue(self, arrived: Floats) -> None:
+        """Let requests queue. Envoy picks the less busy of two instances, so by chance all get as many as their shares want."""
+        layout, now = self.layout, self.now
+        first, of = layout.first[:-1], layout.service_of
+        weight = np.where(now.dead, 0.0, self.routing.share)
+        asked = np.add.reduceat(arrived, first) / np.maximum(np.add.reduceat(weight, first), 1e-9)
+        together = np.add.reduceat(np.where(weight > 0, now.workers, 0.0), first)[of]
+        queue(now, weight * asked[of], np.maximum(now.workers, together), self.tick_s)
 
     # --- health -------------------------------------------------------------------------------------------------
 
@@ -223,7 +237,7 @@ class Plant:
 
     def _begin(self, begun: _Begun) -> None:
         """Let a tick's requests begin: they queue now, and are known when they end."""
-        queue(self.now, begun.arrived, self.tick_s)
+        self._queue(begun.arrived)
         for end, requests in begun.requests:
             self._due.setdefault(end, ([], []))[0].append(requests)
         for end, attempts in begun.attempts:

@@ -18,6 +18,9 @@ from simulations.simulator.requests import Answers, Moment, send
 
 VALUES = 64
 
+KEPT = 0.75
+"""So much of the mean wait stays when it is drawn anew while nothing changes: chance in it would be felt as load."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
@@ -51,10 +54,11 @@ class Pools:
         self._own = own[:, :VALUES]
         self._mean = own.mean(axis=1)
         self._seconds = self._own.copy()
+        self._waited = np.zeros(len(layout.services))
         self._stages = [_stages(layout, level) for level in layout.levels]
 
-    def refresh(self, here: Moment) -> None:
-        """Work out anew how long requests hold a worker, for the present routing and condition."""
+    def refresh(self, here: Moment, *, fresh: bool) -> None:
+        """Work out anew how long requests hold a worker, for the present routing and condition. `fresh`: something changed."""
         layout, now = self._layout, here.now
         for level, stages in zip(layout.levels, self._stages, strict=True):
             wait = self._wait(level, stages, here)
@@ -63,7 +67,9 @@ class Pools:
             turned = self._random.integers(VALUES, size=(len(at), 1)) + np.arange(VALUES)
             self._seconds[at] = self._own[at] * now.slow[at, None] + (now.delay_s + now.wait_s)[at, None]
             self._seconds[at] += wait[rows[:, None], turned % VALUES]
-            now.busy_s[at] = self._mean[at] * now.slow[at] + now.delay_s[at] + wait.mean(axis=1)[rows]
+            kept = 0.0 if fresh else KEPT
+            waited = self._waited[level.services] = kept * self._waited[level.services] + (1 - kept) * wait.mean(axis=1)
+            now.busy_s[at] = self._mean[at] * now.slow[at] + now.delay_s[at] + waited[rows]
 
     def _wait(self, level: Level, stages: Sequence[_Stage], here: Moment) -> Floats:
         """Return how long requests of each service of a level wait for their calls, shape (services, VALUES)."""
