@@ -10,11 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.policy import Breaker, Fallback, Retries, Route, ServicePolicy
-from simulations.simulator import faults
 from simulations.simulator.condition import healthy
 from simulations.simulator.layout import Layout, lay_out
 from simulations.simulator.mesh import Call, Mesh, draw
-from simulations.simulator.mixture import CLASSES, Mixture
 from simulations.simulator.plant import Ended, Plant
 from simulations.simulator.requests import BAD, Fate, joined, moment
 from simulations.simulator.routing import route
@@ -55,11 +53,22 @@ def inherited(ended: Ended, layout: Layout) -> np.ndarray:
 
 
 def sick(seed: int) -> Plant:
-    """Return a plant under meddling policies that has any fault there is."""
+    """Return a plant under meddling policies of which any part has any trouble there is."""
     random = np.random.default_rng(seed)
     plant = Plant(flawless(draw(12, seed, rps=20.0)), seed=seed, tick_s=TICK_S)
     plant.steer(meddling(plant.mesh, random))
-    faults.apply(Mixture(dict.fromkeys(CLASSES, 1.0), least_rps=0.1).draw(plant, random), plant)
+    now, instances, calls = plant.now, len(plant.layout.instances), len(plant.layout.caller)
+    some = random.random((5, instances)) < random.choice([0.05, 0.3])
+    now.errors[some[0]] = random.choice([0.02, 0.5, 1.0])
+    now.stuck[some[1]] = random.choice([0.1, 1.0])
+    now.dead[some[2]] = True
+    now.slow[some[3]] = random.choice([5.0, 50.0])
+    now.workers[some[4]] = 1.0
+    of = random.random((3, calls)) < random.choice([0.0, 0.2])
+    now.cut[of[0]] = random.choice([0.5, 1.0])
+    now.lag_s[of[1]] = random.choice([0.1, 1.0])
+    now.surge[of[2]] = random.choice([3.0, 6.0])
+    plant.disturbed()
     return plant
 
 
@@ -145,7 +154,8 @@ def test_a_slow_callee_makes_the_same_requests_slow() -> None:
     """As many of a caller's requests are slow as its calls were, to the request."""
     plant = Plant(chain(), seed=3, tick_s=TICK_S)
     plant.now.workers[:] = 1000.0
-    faults.apply(faults.InstanceHangs("left-1", 0.02), plant)
+    plant.now.stuck[plant.layout.members("left")] = 0.02
+    plant.disturbed()
     seen = joined([plant.step().requests for _ in range(200)])
     slow = seen.seconds > 1.0
     into = {
