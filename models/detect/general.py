@@ -28,9 +28,9 @@ from models.detect.general_views import STATISTICS, Views
 from models.detect.general_windows import RING, Windows
 from models.errors import InvalidInput
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 
-HALF: Final = 6.0
+HALF: Final = 5.4
 """Decades of surprise, over all kinds of evidence, that score 0.5."""
 
 LARGEST: Final = 1e150
@@ -79,7 +79,12 @@ class GeneralDetector:
         state = self._state
         x = min(max(float(value), -LARGEST), LARGEST)
         statistics = state.views.measure(timestamp, x)
-        surprise = state.records.surprise(statistics, floor=state.views.floor(), compared=state.views.profile.known)
+        surprise = state.records.surprise(
+            statistics,
+            floor=state.views.floor(),
+            compared=state.views.profile.known,
+            onset=state.onset,
+        )
         return surprise / (surprise + HALF) if state.onset.passes(surprise) else 0.0
 
     def save(self) -> bytes:
@@ -117,7 +122,8 @@ def _check(state: _State) -> None:
         _check_windows(name, windows, like)
     _check_profile(views.profile)
     records = state.records
-    if {len(x) for x in (records.top, records.recent, records.records, records.ratios)} != {STATISTICS}:
+    lists = (records.top, records.recent, records.records, records.ratios, records.base, records.since)
+    if {len(x) for x in lists} != {STATISTICS}:
         raise ValueError(f"records of {len(records.top)} statistics, wanted {STATISTICS}")
 
 

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.detect.general import GeneralDetector
-from models.detect.general_onset import HOLD, Onset
+from models.detect.general_onset import HOLD, INCIDENT, MEMORY, Onset
 from models.detect.general_records import HORIZON
+from models.detect.general_usual import Usual
 from models.detect.general_windows import RING, SCALES, Windows
 from models.errors import InvalidInput
 from models.evaluation import make
@@ -109,6 +110,50 @@ def test_a_record_is_forgotten() -> None:
     found = scores(values, detector=detector)
     assert found[1000] >= ALARM
     assert found[-1] >= ALARM
+
+
+def test_an_incident_does_not_hide_the_next_of_its_size() -> None:
+    """Two level shifts of the same size, a thousand samples apart, are both alarmed."""
+    values = noise(6000)
+    for start in (3000, 4000):
+        values[start : start + 30] = [x + 40 for x in values[start : start + 30]]
+    found = scores(values)
+    assert max(found[3000:3030]) >= ALARM
+    assert max(found[4000:4030]) >= ALARM
+
+
+def test_what_comes_again_and_again_becomes_a_habit() -> None:
+    """Of twenty equal spikes within a horizon the first ones are alarmed and the last ones are not."""
+    values = noise(1000 + 20 * 200)
+    spikes = range(1000, len(values), 200)
+    for at in spikes:
+        values[at] += 60
+    found = scores(values)
+    told = [found[at] >= ALARM for at in spikes]
+    assert all(told[:2])
+    assert not any(told[-8:])
+
+
+def test_a_small_step_is_judged_by_the_noise_of_its_hour() -> None:
+    """The same step is worth more where the series is calm of late than where it is restless, in any unit."""
+    calm, restless = Usual(), Usual()
+    random = Random(7)
+    for k in range(2000):
+        calm.ratio(random.gauss(0, 10 if k < 1000 else 1), 1e-12)
+        restless.ratio(random.gauss(0, 10), 1e-12)
+    assert calm.ratio(20.0, 1e-12) > 2 * restless.ratio(20.0, 1e-12) > 0
+    assert calm.ratio(1e-13, 1e-12) == 0
+
+
+def test_an_incident_is_counted_once_and_forgotten() -> None:
+    """Surprises of one episode are one incident, smaller ones are none, and half is forgotten after some thousand samples."""
+    onset = Onset()
+    for decades in (INCIDENT - 1, INCIDENT + 1, INCIDENT + 3):
+        onset.passes(decades)
+    assert onset.incidents == pytest.approx(1, abs=0.01)
+    for _ in range(int(MEMORY)):
+        onset.passes(0.0)
+    assert onset.incidents == pytest.approx(math.exp(-1), abs=0.01)
 
 
 VALUES = st.lists(
