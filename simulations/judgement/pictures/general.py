@@ -15,7 +15,7 @@ from simulations.plot import Axis, Dots, Line, Panel
 STEP_S: Final = 300.0
 PER_DAY: Final = 288
 DAYS: Final = 8
-SHOWN_DAYS: Final = 2.0
+SHOWN_DAYS: Final = 3.0
 ONSET: Final = 7 * PER_DAY + 120
 """The sample at which the trouble begins."""
 
@@ -30,21 +30,19 @@ class Trouble:
     caught: bool
     lasts: int
     change: Callable[[FloatArray, np.random.Generator], FloatArray]
-    before: int = 0  # the same already happened so many samples before
+    before: tuple[int, ...] = ()  # the same happened already, so many days before
+
+
+def _spike(values: FloatArray, _: np.random.Generator) -> FloatArray:
+    return values + 12.0
 
 
 TROUBLES: Final = (
-    Trouble("caught: one spike", caught=True, lasts=1, change=lambda v, _: v + 12.0),
     Trouble("caught: a new level", caught=True, lasts=60, change=lambda v, _: v + 6.0),
     Trouble("caught: restless", caught=True, lasts=40, change=lambda v, rng: v + rng.normal(0, 4, len(v))),
     Trouble("caught: a rush hour that is missing", caught=True, lasts=72, change=lambda v, _: np.minimum(v, 10.0)),
-    Trouble(
-        "not: what happened the same way two days before",
-        caught=False,
-        lasts=1,
-        change=lambda v, _: v + 12.0,
-        before=576,
-    ),
+    Trouble("caught: the same spike as two days before", caught=True, lasts=1, change=_spike, before=(2,)),
+    Trouble("not: what lately happens every day", caught=False, lasts=1, change=_spike, before=(1, 2, 3, 4, 5, 6)),
     Trouble("not: flat at a usual value", caught=False, lasts=12, change=lambda v, _: np.full(len(v), v[0])),
 )
 
@@ -92,7 +90,7 @@ def play(trouble: Trouble, seed: int = 3) -> Story:
     rng = np.random.default_rng(seed)
     k = np.arange(DAYS * PER_DAY)
     values = 12.0 + 6.0 * np.sin(2 * np.pi * k / PER_DAY - 1.0) + rng.normal(0, 0.8, len(k))
-    for begin in {ONSET, ONSET - trouble.before}:
+    for begin in (*(ONSET - PER_DAY * days for days in trouble.before), ONSET):
         struck = slice(begin, begin + trouble.lasts)
         values[struck] = trouble.change(values[struck], rng)
     detector = GeneralDetector()
