@@ -200,10 +200,19 @@ def following(incident: Incident) -> int | None:
 
 
 def _relieved(cause: Cause | None, topology: Topology) -> bool:
-    """Tell whether the mesh itself keeps requests from the instance that is to blame."""
-    if cause is None or cause.kind is not CauseKind.INSTANCE:
+    """Tell whether the mesh itself keeps requests from an instance that is to blame, or that is part of the zone or version to blame."""
+    if cause is None:
         return False
-    return any(i.id == cause.subject and i.health is not Health.HEALTHY for i in topology.instances)
+    away = [i for i in topology.of(cause.service) if i.health is not Health.HEALTHY]
+    match cause.kind:
+        case CauseKind.INSTANCE:
+            return any(i.id == cause.subject for i in away)
+        case CauseKind.ZONE:
+            return any(i.zone == cause.subject for i in away)
+        case CauseKind.VERSION:
+            return any(i.version == cause.subject for i in away)
+        case _:
+            return False
 
 
 def deed(incident: Incident) -> str:

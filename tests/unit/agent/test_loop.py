@@ -111,12 +111,17 @@ async def test_when_no_step_helps_everything_is_undone_and_a_person_is_called(wo
     assert len(world.acts()) == 2
 
 
-async def test_an_instance_that_the_mesh_took_out_itself_gets_time_to_pass(world: World) -> None:
-    """What its probe took out of load balancing already calls a person only if its symptoms stay; any other case at once."""
+@pytest.mark.parametrize("kind", [CauseKind.INSTANCE, CauseKind.VERSION, CauseKind.ZONE])
+async def test_what_the_mesh_took_out_itself_gets_time_to_pass(world: World, kind: CauseKind) -> None:
+    """An instance that its probe took out of load balancing, alone or as part of a version or zone, calls a person only if its symptoms
+    stay; any other case at once.
+    """
     await world.begin()
     await world.step(1.0)
     fault = bad_version(world)
-    fault.cause = replace(fault.cause, kind=CauseKind.INSTANCE, subject="catalog-v2-1")
+    sick = next(i for i in TOPOLOGY.instances if i.id == "catalog-v2-1")
+    subject = {CauseKind.VERSION: sick.version, CauseKind.ZONE: sick.zone}.get(kind, sick.id)
+    fault.cause = replace(fault.cause, kind=kind, subject=subject)
     world.planner.steps["catalog"] = ()
     out = (replace(i, health=Health.UNHEALTHY) if i.id == "catalog-v2-1" else i for i in TOPOLOGY.instances)
     world.mesh.set_topology(replace(TOPOLOGY, instances=tuple(out)))
