@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -27,6 +26,7 @@ from agent.mesh import MeshView
 from agent.objectives.keeper import ObjectiveKeeper
 from agent.observe import Observer
 from agent.planner import PlaybookPlanner
+from agent.remembering import REMEMBER_S, keep
 from agent.settings import AgentSettings
 from agent.store import Store
 from agent.switch import KillSwitch
@@ -38,8 +38,6 @@ from playbooks.certificates import Standing, standing
 log = structlog.get_logger(__name__)
 
 STANDING: Final[TypeAdapter[Standing]] = TypeAdapter(Standing)
-
-REMEMBER_S: Final = 30.0
 
 
 class Agent:
@@ -102,8 +100,7 @@ class Agent:
 
     async def remember(self) -> None:
         """Keep what was learnt for the next process."""
-        state = json.dumps({"at": time.time()}).encode() + b"\n" + self._bank.save()
-        await self._store.remember("normal", state)
+        await keep(self._store, self._bank, time.time())
         await self._store.put_events(self._timeline.since(0, KEPT)[-200:])
         await self._objectives.save()
 

@@ -136,6 +136,11 @@ class HealingLoop:
         """Tell whether the agent has seen enough normal to act."""
         return self.remembers_normal or self._t.clock() - self._started >= self._t.settings.warm_up_s
 
+    @property
+    def at_work(self) -> int:
+        """Return how many stretches of work are under way."""
+        return len(self._tasks)
+
     async def remark(self, name: str, message: str) -> None:
         """Add a line to the story of a living incident; of one that is gone by now nothing is told."""
         if (track := self._tracks.get(name)) is not None:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import secrets
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import Any, Final
+from typing import Any
 
 import structlog
 from prometheus_client import REGISTRY
@@ -45,6 +44,7 @@ from agent.objectives.keeper import KeeperTools, ObjectiveKeeper
 from agent.observe import Observer
 from agent.place import announce, control_url, make_directory, only_one, own_name, token, withdraw
 from agent.planner import PlaybookPlanner
+from agent.remembering import take_up
 from agent.scribe import Tools
 from agent.senses import Senses
 from agent.settings import AgentSettings
@@ -58,14 +58,11 @@ from agent.timeline import KEPT, Timeline
 from agent.witness import Witness
 from control.client import ControlClient
 from models.detect import DetectorBank, FalseAlarmBudget
-from models.errors import Broken, FibrinError, InvalidInput
+from models.errors import Broken, FibrinError
 from playbooks.guards import Limits
 from playbooks.schema import Mode
 
 log = structlog.get_logger(__name__)
-
-STALE_NORMAL_S: Final = 900.0
-"""Baselines older than this are learnt anew: the mesh has moved on."""
 
 
 async def run(settings: AgentSettings, *, ready: asyncio.Event | None = None) -> None:
@@ -157,7 +154,7 @@ async def _assemble(settings: AgentSettings, stack: AsyncExitStack) -> Agent:  #
     loop = HealingLoop(senses, tools)
     ties = Ties(planner, store, mesh, pager)
     canaries = CanaryController(_canary_tools(tools, client, tap, loop, ties, hold=_hold(limits, objectives)))
-    loop.remembers_normal = await _restore(store, bank, planner)
+    loop.remembers_normal = await take_up(store, bank, planner, time.time())
     await loop.start()
     agent = Agent(
         settings,
@@ -296,25 +293,6 @@ async def _start_audit(audit: AuditLog) -> str:
         log.warning("audit.unusable", error=error.message, hint=error.hint)
         return error.message
     return ""
-
-
-async def _restore(store: Store, bank: DetectorBank, planner: PlaybookPlanner) -> bool:
-    """Take up baselines and ledger; return whether the baselines can be relied on."""
-    if ledger := await store.recall("ledger", shared=True):
-        planner.restore(ledger)
-    state = await store.recall("normal")
-    if state is None:
-        return False
-    try:
-        head, _, learnt = state.partition(b"\n")
-        if time.time() - float(json.loads(head)["at"]) > STALE_NORMAL_S:
-            return False
-        bank.restore(learnt)
-    except (ValueError, KeyError, TypeError, InvalidInput) as error:
-        metrics.STORE_FAILED.inc()
-        log.warning("baselines.unreadable", error=str(error), hint="they are learnt anew")
-        return False
-    return True
 
 
 async def _last_words(agent: Agent) -> None:
