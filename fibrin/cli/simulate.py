@@ -9,7 +9,7 @@ import click
 
 from models.errors import InvalidInput
 from simulations.simulator.compare import compare, table
-from simulations.simulator.mixture import CLASSES, Mixture
+from simulations.simulator.mixture import CLASSES, MIXES, Mixture, named
 from simulations.simulator.report import story, text
 from simulations.simulator.runner import Campaign, replay, run
 from simulations.simulator.score import score
@@ -20,7 +20,12 @@ from simulations.simulator.score import score
 @click.option("--services", type=click.IntRange(5, 10_000), default=200, show_default=True, help="Services per mesh.")
 @click.option("--seed", type=click.IntRange(0, 2**31), default=1, show_default=True, help="Equal seeds, equal results.")
 @click.option("--jobs", type=click.IntRange(0, 256), default=0, help="Processes at once [as many as processors].")
-@click.option("--mix", metavar="CLASS=SHARE,…", default="", help=f"Which faults, how often. Of {', '.join(CLASSES)}.")
+@click.option(
+    "--mix",
+    metavar="CLASS=SHARE,…",
+    default="",
+    help=f"Which faults, how often: a mix by its name ({', '.join(MIXES)}), or shares of {', '.join(CLASSES)}.",
+)
 @click.option(
     "--quiet-hours",
     type=click.FloatRange(0, 100_000),
@@ -33,7 +38,7 @@ from simulations.simulator.score import score
     "--compare",
     "per_class",
     type=click.IntRange(1, 1000),
-    help="Play this many faults of every default class beside outlier detection, canary analysis and alert rules; a table.",
+    help="Play this many incidents of every class in the mix beside outlier detection, canary analysis and alert rules; a table.",
 )
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How the result is shown.")
 def simulate(
@@ -54,7 +59,8 @@ def simulate(
         click.echo(story(replay(name, services, mixture)))
         return
     if per_class is not None:
-        click.echo(table(compare(services, seed, per_class, _progress)))
+        kinds = [kind for kind, share in mixture.shares.items() if share > 0]
+        click.echo(table(compare(services, seed, per_class, kinds, _progress)))
         return
     played, quiet = run(Campaign(incidents, services, seed, jobs, mixture, quiet_hours), _progress)
     result = score(played, quiet)
@@ -71,8 +77,8 @@ def _progress(done: int, of: int) -> None:
 
 def _mixture(mix: str) -> Mixture:
     """Read `class=share,class=share`; raises InvalidInput saying what is wrong."""
-    if not mix:
-        return Mixture()
+    if (found := named(mix or "default")) is not None:
+        return found
     shares: dict[str, float] = {}
     for part in mix.split(","):
         name, _, value = part.partition("=")

@@ -20,7 +20,6 @@ from simulations.journal import Record
 from simulations.likeness.curves import AFTER_S, Curve, Run, compare
 from simulations.likeness.twin import shop
 from simulations.load import OBJECTIVE_S
-from simulations.simulator.campaign import strike
 from simulations.simulator.faults import Fault, InstanceSlow, ServiceDown, VersionErrors
 from simulations.simulator.plant import Ended, failed
 from simulations.simulator.world import TICK_S, World, open_world
@@ -97,7 +96,7 @@ async def in_the_simulator(fault: Fault, drill: Drill, seed: int) -> Run:
         for _ in range(round(LEARN_S / TICK_S)):
             await watch.tick()
         onset = world.clock.now
-        strike(fault, world)
+        await world.begin(fault)
         for _ in range(round(AFTER_S / TICK_S)):
             await watch.tick()
         return watch.run(onset, loosest(drill.spec.steady_state))

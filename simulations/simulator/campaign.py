@@ -17,12 +17,13 @@ from agent.incidents import Incident
 from agent.story import deed
 from models.incident import Stage
 from models.overlay import Overlay
-from simulations.simulator import faults
-from simulations.simulator.faults import Fault, Truth
+from simulations.simulator.attack import Attack
+from simulations.simulator.guilt import Guilt, Truth
 from simulations.simulator.mesh import draw
 from simulations.simulator.mixture import DEFAULT, Mixture
-from simulations.simulator.plant import Load, failed
+from simulations.simulator.plant import Ended, Load, failed
 from simulations.simulator.remedy import curable
+from simulations.simulator.scenario import Scenario, Wanted
 from simulations.simulator.world import TICK_S, World, open_world
 
 WARM_UP_S: Final = 30.0
@@ -37,6 +38,9 @@ MENDED_S: Final = 3.0
 
 BETWEEN_S: Final = 6.0
 QUIET_S: Final = 60.0
+UNNOTICED_S: Final = 20.0
+"""What may be absorbed is watched for this long when the agent opens no incident."""
+
 PER_MESH: Final = 25
 SLOW: Final = 3.0
 """A user's request counts as spoiled when it failed or took this many times the good day's 99th percentile."""
@@ -44,14 +48,15 @@ SLOW: Final = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """What became of one incident. Times are seconds from the onset; None: it did not happen.
+    """What became of one incident. Times are seconds from the onset of what breaks in services; None: it did not happen.
 
     `spoiled` are users' requests that failed or were far too slow, `usual` how many would have been on a good day, `asked`
     all of them. `innocent` counts actions on what was not at fault. `curable`: the mesh has a remedy at all (see `remedy`).
+    `told`: of what troubled the mesh itself the agent said all that it can see.
     """
 
     name: str
-    fault: Fault
+    scenario: Scenario
     detected_s: float | None
     first: bool
     third: bool
@@ -69,6 +74,7 @@ class Played:
     ending: str
     curable: bool
     actions: tuple[str, ...] = ()
+    told: bool = True
 
 
 @dataclass(slots=True)
@@ -104,13 +110,13 @@ async def play(
     random = np.random.default_rng([seed, 11])
     found: list[Played] = []
     quiet = Quiet()
-    async with open_world(mesh, seed=seed, load=day(random)) as world:
+    async with open_world(mesh, seed=seed, load=day(random), mortal=plan.mixture.mortal) as world:
         player = _Player(world, quiet)
         await player.warm_up()
         await player.rest(QUIET_S)
         for number in range(plan.incidents):
-            fault = plan.mixture.draw(world.plant, random)
-            played = await player.incident(f"{plan.seed}/{mesh_number}/{number}", fault)
+            scenario = plan.mixture.draw(world.plant, random)
+            played = await player.incident(f"{plan.seed}/{mesh_number}/{number}", scenario)
             found.append(played)
             tell(played)
             if number == only:
@@ -127,13 +133,6 @@ async def watch(plan: Plan, mesh_number: int, seconds: float) -> Quiet:
         await player.warm_up()
         await player.rest(seconds)
     return quiet
-
-
-def strike(fault: Fault, world: World) -> None:
-    """Break a world: announce the change that comes before the fault, if any, then apply it."""
-    if (change := faults.announced(fault)) is not None:
-        world.control.tell(change[0], change[1], change[2], f"{fault}")
-    faults.apply(fault, world.plant)
 
 
 class _Player:
@@ -157,77 +156,93 @@ class _Player:
     async def rest(self, seconds: float) -> None:
         """Let a quiet time pass; what the agent does in it is false."""
         world = self._world
-        known = {i.id for i in world.loop.incidents}
+        known = {i.id for i in world.agent.incidents}
         laid = len(world.control.laid)
         self._bad = self._all = 0
         for _ in range(round(seconds / TICK_S)):
             await self._tick()
         self._usual = self._bad / max(1, self._all)
         self._limit_s = SLOW * float(np.percentile(self._seconds[-20_000:], 99)) if self._seconds else np.inf
-        new = [i for i in world.loop.incidents if i.id not in known]
+        new = [i for i in world.agent.incidents if i.id not in known]
         self._quiet.seconds += seconds
         self._quiet.incidents += len(new)
         self._quiet.causes += [i.title for i in new]
         self._quiet.actions += len(world.control.laid) - laid
 
-    async def incident(self, name: str, fault: Fault) -> Played:
+    async def incident(self, name: str, scenario: Scenario) -> Played:
         """Break, watch, repair, and wait for quiet."""
         world = self._world
-        known = {i.id for i in world.loop.incidents}
+        known = {i.id for i in world.agent.incidents}
         before = len(world.control.laid)
         onset = world.clock.now
-        remedy = curable(fault, world.plant, world.control.floor)
-        strike(fault, world)
+        remedy = curable(scenario, world.plant, world.control.floor)
+        attack = Attack(scenario, world)
         self._bad = self._all = 0
         self._spoiled_at = onset
-        while not self._over(known, onset):
-            faults.advance(fault, world.plant, world.clock.now - onset)
-            await self._tick()
-        played = self._account(name, fault, onset, self._new(known), world.control.laid[before:], remedy=remedy)
-        faults.undo(fault, world.plant)
+        ended: Ended | None = None
+        await attack.advance(0.0, ended)
+        while not self._over(known, onset, scenario):
+            await attack.advance(world.clock.now - onset, ended)
+            ended = await self._tick()
+        laid = world.control.laid[before:]
+        played = self._account(name, scenario, onset, self._new(known), laid, remedy=remedy, told=attack.told)
+        await attack.over()
         await self._until_mended()
         world.control.clear()
         await self._until_quiet()
-        world.forget()
+        await world.agent.forget()
         await self.rest(BETWEEN_S)
         return played
 
-    def _over(self, known: set[str], onset: float) -> bool:
+    def _over(self, known: set[str], onset: float, scenario: Scenario) -> bool:
         now = self._world.clock.now
-        if now - onset >= LONGEST_S:
+        since = now - onset - scenario.settled_s
+        if since >= LONGEST_S:
             return True
+        if scenario.wanted is Wanted.SPARED:
+            return since >= 0
         mine = self._new(known)
-        if not mine or now - onset < SHORTEST_S or any(_moves(i, now) for i in mine):
+        if not mine:
+            return scenario.wanted is Wanted.ABSORBED and since >= UNNOTICED_S
+        if since < SHORTEST_S or any(_moves(i, now) for i in mine):
             return False
         closed = max(i.times.get("closed", i.opened_at + PATIENCE_S) for i in mine)
         return now - self._spoiled_at >= CALM_S or now - closed >= 2 * CALM_S
 
     def _new(self, known: set[str]) -> list[Incident]:
-        return sorted((i for i in self._world.loop.incidents if i.id not in known), key=lambda i: i.opened_at)
+        return sorted((i for i in self._world.agent.incidents if i.id not in known), key=lambda i: i.opened_at)
 
     def _account(
-        self, name: str, fault: Fault, onset: float, mine: list[Incident], laid: list[Overlay], *, remedy: bool
+        self,
+        name: str,
+        scenario: Scenario,
+        onset: float,
+        mine: list[Incident],
+        laid: list[Overlay],
+        *,
+        remedy: bool,
+        told: bool,
     ) -> Played:
         world = self._world
-        truth = faults.truth(fault, world.plant.layout)
-        right = [i for i in mine if i.cause is not None and truth.right(i.cause)]
+        guilt = scenario.guilt(world.plant.layout)
+        right = [i for i in mine if i.cause is not None and guilt.right(i.cause)]
         main = next(iter(right or mine), None)
-        cause = main.cause if main is not None else None
-        now = world.clock.now
+        now, broke = world.clock.now, onset + scenario.breaks_s
+        kinds = {kind for truth in guilt.truths for kind, _ in truth.names}
         calm = now - self._spoiled_at >= CALM_S
         return Played(
             name=name,
-            fault=fault,
-            detected_s=main.opened_at - onset if main is not None else None,
-            first=bool(right),
-            third=any(truth.right(c) for i in mine for c in i.causes[:3]),
-            kind=any(c.kind in {k for k, _ in truth.names} for i in mine for c in i.causes[:1]),
-            named=str(cause or ""),
-            truth=_words(truth),
-            acted_s=min((o.created_at - onset for o in laid), default=None),
-            mitigated_s=self._spoiled_at - onset if calm else None,
+            scenario=scenario,
+            detected_s=world.agent.seen_at[main.id] - broke if main is not None else None,
+            first=guilt.named(i.cause for i in mine if i.cause is not None),
+            third=guilt.named(c for i in mine for c in i.causes[:3]),
+            kind=any(c.kind in kinds for i in mine for c in i.causes[:1]),
+            named=_named(guilt, mine, main),
+            truth=_words(guilt),
+            acted_s=min((o.created_at - broke for o in laid), default=None),
+            mitigated_s=max(0.0, self._spoiled_at - broke) if calm else None,
             escalated=any(i.stage is Stage.ESCALATED for i in mine) or any(i.waiting for i in mine),
-            innocent=sum(truth.innocent(o.change, world.plant.layout) for o in laid),
+            innocent=sum(guilt.innocent(o.change, world.plant.layout) for o in laid),
             undone=sum(step.acted_at > 0 and step.ended_at > 0 for i in mine for step in i.steps),
             spoiled=self._bad,
             usual=self._usual * self._all,
@@ -235,6 +250,7 @@ class _Player:
             ending=", ".join(f"{i.title}: {i.stage}" + (f" ({i.waiting})" if i.waiting else "") for i in mine),
             curable=remedy,
             actions=tuple(deed(o.change) for o in laid),
+            told=told,
         )
 
     async def _until_mended(self) -> None:
@@ -253,7 +269,7 @@ class _Player:
             if not any(i.is_open for i in self._world.loop.incidents) and not self._world.loop.anomalies:
                 return
 
-    async def _tick(self) -> None:
+    async def _tick(self) -> Ended:
         ended = await self._world.step()
         users = self._world.plant.layout.of_users(ended.requests.call)
         seconds = ended.requests.seconds[users]
@@ -265,10 +281,31 @@ class _Player:
         usual = self._usual * len(bad)
         if bad.sum() > max(2.0, 4 * usual):
             self._spoiled_at = self._world.clock.now
+        return ended
 
 
-def _words(truth: Truth) -> str:
-    """Render what is so: `catalog: version v2 or instance catalog-7`; where nothing is named, the whole service is meant."""
+def _named(guilt: Guilt, mine: list[Incident], main: Incident | None) -> str:
+    """Return the cause that counts; of several faults every cause that was named."""
+    if len(guilt.faults) > 1:
+        return "; ".join(dict.fromkeys(str(i.cause) for i in mine if i.cause is not None))
+    return str((main.cause if main is not None else None) or "")
+
+
+def _words(guilt: Guilt) -> str:
+    """Render what is so, fault by fault."""
+    if not guilt.faults:
+        return "no service is at fault"
+    return "; ".join(_alternatives(each) for each in guilt.faults)
+
+
+def _alternatives(truths: tuple[Truth, ...]) -> str:
+    """Render `catalog: version v2 or instance catalog-7`; of very many services how many there are."""
+    if len(truths) > 1:
+        names = " or ".join(
+            sorted({f"{kind} {subject}" for t in truths for kind, subject in t.names if kind == "zone"})
+        )
+        return f"{len(truths)} services: {names}"
+    (truth,) = truths
     names = " or ".join(f"{kind} {subject}".rstrip() for kind, subject in sorted(truth.names))
     return f"{truth.service or 'the whole mesh'}: {names}"
 

@@ -4,6 +4,7 @@ effective policies, in virtual time and without sockets. It is an actuator, and 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +19,13 @@ from control.interlocks import check
 from control.overlays import OverlayBook, Wanted
 from control.settings import ControlSettings
 from control.topology import topology_of
+from control.wire import Fence
 from models.domain import ChangeKind, Edge, Health, Instance, Topology
-from models.errors import NotFound
+from models.errors import NotFound, Unavailable
 from models.overlay import Overlay, Owner
 from models.policy import ServicePolicy
 
 EPOCH_S: Final = 1_800_000_000.0
-FENCE_S: Final = 300.0
 HOLDER: Final = "agent"
 
 
@@ -48,7 +49,10 @@ class VirtualClock:
 
 
 class SimulatedControl:
-    """Overlays over declared policies. `policies` are those in force; `moved` counts how often they changed.
+    """Overlays over declared policies. `policies` are those wanted; `moved` counts how often they changed.
+
+    `away`: it answers nobody. `refusing`: sidecars refuse what it sends. `late_s`: how long changes are under way. `flaky`: of four calls one
+    is not done, and one is done and its answer lost.
 
     Args:
         clock: virtual time.
@@ -74,64 +78,93 @@ class SimulatedControl:
         self.book = OverlayBook(clock, self.changes, self.fences, self._settings)
         self.policies: Mapping[str, ServicePolicy] = dict(declared)
         self.moved = 0
+        self.away = self.refusing = self.flaky = False
+        self.late_s = 0.0
+        self._calls = 0
+        self._under_way: deque[tuple[float, Mapping[str, ServicePolicy]]] = deque([(clock.now, self.policies)])
+        self._laid_at: dict[str, float] = {}
         self._topology = Topology()
         self._topology_of = -1
         self.laid: list[Overlay] = []
-
-    @property
-    def token(self) -> int:
-        """The agent's fencing token, always held here."""
-        fence, _ = self.fences.acquire(HOLDER, FENCE_S)
-        return fence.fence
 
     @property
     def floor(self) -> float:
         """The least share (0–1) of a service's instances that is left in service."""
         return self._settings.floor
 
-    def lost(self) -> None:
-        """There is one agent only: nobody can take the fence."""
+    async def acquire_fence(self, holder: str, ttl_s: float) -> Fence:
+        """Give out the fence."""
+        if self.away:
+            raise _unavailable()
+        return self.fences.acquire(holder, ttl_s)[0]
 
     async def lay(self, order: Order) -> Overlay:
         """Lay an overlay; the same id again returns the one in force."""
+        lost = self._answers()
         wanted = Wanted(
             order.id, order.change, order.reason, order.lease_s, Owner.AGENT, HOLDER, order.incident, order.fence
         )
         overlay = self.book.propose(wanted)
-        if overlay is None:
-            return self.book.get(order.id)
-        members = tuple(self._instances.values())
-        check(overlay, self._declared, self.book.all, members, floor=self._settings.floor)
-        self.book.lay(overlay)
-        self.laid.append(overlay)
-        self._reconcile()
-        return overlay
+        if overlay is not None:
+            members = tuple(self._instances.values())
+            check(overlay, self._declared, self.book.all, members, floor=self._settings.floor)
+            self.book.lay(overlay)
+            self.laid.append(overlay)
+            self._laid_at[order.id] = self._clock.now
+            self._reconcile()
+        if lost:
+            raise _unavailable()
+        return overlay or self.book.get(order.id)
 
     async def renew(self, overlay: str, lease_s: float, fence: int) -> bool:
         """Prolong an overlay; False when it no longer exists."""
+        lost = self._answers()
         try:
             self.book.renew(overlay, lease_s, owner=Owner.AGENT, fence=fence)
         except NotFound:
             return False
+        if lost:
+            raise _unavailable()
         return True
 
     async def remove(self, overlay: str, fence: int) -> bool:
         """Undo an overlay; False when it was gone already."""
+        lost = self._answers()
         try:
             self.book.delete(overlay, owner=Owner.AGENT, fence=fence, actor=HOLDER)
         except NotFound:
             return False
         self._reconcile()
+        if lost:
+            raise _unavailable()
         return True
 
     async def overlays(self) -> tuple[Overlay, ...]:
         """Return every overlay that exists."""
+        if self._answers():
+            raise _unavailable()
         return self.book.all
 
     async def propagation(self, overlay: str) -> Propagation:
-        """Everybody has everything at once: propagation takes milliseconds, a tick is longer."""
-        del overlay
-        return Propagation(len(self._instances), len(self._instances))
+        """Return who has an overlay: mostly everybody at once, since propagation takes milliseconds and a tick is longer."""
+        if self._answers():
+            raise _unavailable()
+        everybody = len(self._instances)
+        if self.refusing:
+            return Propagation(everybody, 0, everybody)
+        there = self._clock.now - self._laid_at.get(overlay, 0.0) >= self.late_s
+        return Propagation(everybody, everybody if there else 0)
+
+    def delivered(self) -> Mapping[str, ServicePolicy] | None:
+        """Return the policies that sidecars put in force now, None when nothing new has come."""
+        newest = None
+        while (
+            self._under_way
+            and not (self.away or self.refusing)
+            and self._under_way[0][0] + self.late_s <= self._clock.now
+        ):
+            newest = self._under_way.popleft()[1]
+        return newest
 
     def clear(self) -> None:
         """Remove every overlay, as a person does after a repair."""
@@ -141,7 +174,7 @@ class SimulatedControl:
 
     def sweep(self) -> None:
         """End what has run out."""
-        if self.book.sweep():
+        if not self.away and self.book.sweep():
             self._reconcile()
 
     def health(self, instance: str, *, healthy: bool) -> None:
@@ -163,10 +196,15 @@ class SimulatedControl:
         """Note a change that people made."""
         self.changes.add(kind, f"Service/{service}", service=service, version=version, actor="person", message=message)
 
-    def inform(self, view: MeshView) -> None:
-        """Bring the agent's copy up to date (in the real mesh the agent follows by watch and poll)."""
-        view.control_up = True
-        view.overlays, view.overlays_at = self.book.all, self._clock.now
+    def inform(self, view: MeshView, now: float) -> None:
+        """Bring the agent's copy up to date at `now` by its clock (in the real mesh the agent follows by watch and poll)."""
+        if self.away:
+            if view.control_up or not view.told_down:
+                view.silent(now)
+            return
+        if not view.control_up:
+            view.answers(now)
+        view.overlays, view.overlays_at = self.book.all, now
         view.add_changes(self.changes.since(0).changes)
         if self._topology_of != self.moved:  # nothing else changes it
             self._topology_of = self.moved
@@ -178,3 +216,19 @@ class SimulatedControl:
             self._declared, self.book.all, tuple(self._instances.values()), floor=self._settings.floor
         ).policies
         self.moved += 1
+        self._under_way.append((self._clock.now, self.policies))
+
+    def _answers(self) -> bool:
+        """Count a call; return whether its answer gets lost.
+
+        Raises:
+            Unavailable: the call is not done.
+        """
+        self._calls += 1
+        if self.away or (self.flaky and self._calls % 4 == 1):
+            raise _unavailable()
+        return self.flaky and self._calls % 4 == 3  # noqa: PLR2004
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("the control plane does not answer", hint="it is asked again")

@@ -9,15 +9,19 @@ fire when more than 5 % of a service's requests of the last minute failed or its
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Final, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Final, Protocol, TypeVar
 
 import numpy as np
 
-from simulations.simulator.layout import Floats, Ints
+from simulations.simulator.layout import Bools, Floats, Ints
 from simulations.simulator.plant import Ended, Plant
-from simulations.simulator.requests import BAD, Fate
+from simulations.simulator.requests import BAD, Attempts, Fate, Requests
 
+T = TypeVar("T", Requests, Attempts)
+
+CALM_S: Final = 3.0
 CONSECUTIVE: Final = 5
 MOST_EJECTED: Final = 0.1
 ANALYSIS_S: Final = 60.0
@@ -43,7 +47,9 @@ class Reaction:
 class Peer(Protocol):
     """Watches what ended in each tick, `since_s` seconds after the onset (negative before)."""
 
-    reaction: Reaction
+    @property
+    def reaction(self) -> Reaction:
+        """What it did so far."""
 
     def see(self, ended: Ended, since_s: float) -> None:
         """Take one tick's outcomes."""
@@ -102,10 +108,14 @@ class _Minute:
 
 
 class Analysis:
-    """A canary analysis that asks every minute, from `phase_s` (0 to 60) after the onset on, and rolls back at the fifth strike."""
+    """A canary analysis that asks every minute, from `phase_s` (0 to 60) after the onset on, and rolls back at the fifth strike.
 
-    def __init__(self, plant: Plant, service: str, version: str, phase_s: float) -> None:
+    `rolls_back`: sidecars take what it sends.
+    """
+
+    def __init__(self, plant: Plant, service: str, version: str, phase_s: float, *, rolls_back: bool = True) -> None:
         self.reaction = Reaction()
+        self._rolls_back = rolls_back
         layout = plant.layout
         self._hosts = np.asarray([k for k in layout.members(service).tolist() if layout.version_of[k] == version])
         self._minute = _Minute()
@@ -126,7 +136,7 @@ class Analysis:
         self._strikes += 1
         if self._strikes == 1:
             self.reaction.detected_s = since_s
-        if self._strikes == STRIKES:
+        if self._strikes == STRIKES and self._rolls_back:
             self.reaction.mitigated_s = since_s
 
 
@@ -159,3 +169,80 @@ class AlertRule:
         self._pending = since_s if self._pending is None else self._pending
         if since_s - self._pending >= FOR_S and self.reaction.detected_s is None:
             self.reaction.detected_s = since_s
+
+
+class Crowd:
+    """Peers of one kind, one for each service at fault: noticed when the first notices, healed when all are healed."""
+
+    def __init__(self, peers: Sequence[Peer]) -> None:
+        self._peers = peers
+
+    @property
+    def reaction(self) -> Reaction:
+        """What came of it."""
+        noticed = [p.reaction.detected_s for p in self._peers if p.reaction.detected_s is not None]
+        healed = [p.reaction.mitigated_s for p in self._peers if p.reaction.mitigated_s is not None]
+        return Reaction(min(noticed, default=None), max(healed) if len(healed) == len(self._peers) else None)
+
+    def see(self, ended: Ended, since_s: float) -> None:
+        """Let all of them see a tick."""
+        for peer in self._peers:
+            peer.see(ended, since_s)
+
+
+class Nobody:
+    """No system at all: since when users are well again by themselves (health checks, time), by the measure of a campaign.
+
+    `slow`: a request is spoiled when it failed or took so many times the 99th percentile of before.
+    """
+
+    def __init__(self, plant: Plant, slow: float) -> None:
+        self._layout = plant.layout
+        self._slow = slow
+        self._seconds: list[Floats] = []
+        self._limit_s = np.inf
+        self._bad = self._all = 0
+        self._spoiled_at = 0.0
+        self._now = 0.0
+
+    @property
+    def reaction(self) -> Reaction:
+        """When users were well again for good."""
+        return Reaction(None, self._spoiled_at if self._now - self._spoiled_at >= CALM_S else None)
+
+    def see(self, ended: Ended, since_s: float) -> None:
+        """Take one tick."""
+        users = self._layout.of_users(ended.requests.call)
+        seconds = ended.requests.seconds[users]
+        failed = BAD[ended.requests.fate[users]]
+        self._now = since_s
+        if since_s < 0:
+            self._seconds.append(seconds)
+            self._bad, self._all = self._bad + int(failed.sum()), self._all + len(failed)
+            return
+        if np.isinf(self._limit_s):
+            self._limit_s = self._slow * float(np.percentile(np.concatenate(self._seconds), 99))
+        bad = int((failed | (seconds > self._limit_s)).sum())
+        if bad > max(2.0, 4 * len(failed) * self._bad / max(1, self._all)):
+            self._spoiled_at = since_s
+
+
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """Calls whose metrics do not arrive from one time to another (seconds since the incident began), shape (E,) each."""
+
+    spans: tuple[tuple[float, float, Bools], ...]
+
+    def of(self, ended: Ended, at_s: float) -> Ended:
+        """Return what is seen of a tick."""
+        hidden = [calls for start, end, calls in self.spans if start <= at_s < end]
+        if not hidden:
+            return ended
+        seen = ~np.logical_or.reduce(hidden)
+        return Ended(_chosen(ended.requests, seen), _chosen(ended.attempts, seen))
+
+
+def _chosen(made: T, seen: Bools) -> T:
+    """Return those of some requests, or attempts, whose call is seen."""
+    kept = seen[made.call]
+    return replace(made, **{each.name: getattr(made, each.name)[kept] for each in fields(made)})

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, assert_never
 
 from scipy import special
 
 from simulations.simulator.campaign import Played, Quiet
+from simulations.simulator.scenario import Wanted
 
 MONTH_S: Final = 30 * 86_400.0
 CONFIDENCE: Final = 0.95
@@ -46,7 +47,9 @@ class Share:
 class Score:
     """The figures of a campaign. Times in seconds from the onset.
 
-    `mitigated` counts all incidents, `cured` those for which the mesh had a remedy; `curable` is how many these are. `escalated_rightly` is
+    Shares are of the incidents that have to be found and healed (`Wanted.HEALED`); `absorbed` and `spared` are of those that pass by
+    themselves and of those in which nothing is at fault. `mitigated` counts all of the former, `cured` those for which the mesh had a
+    remedy; `curable` is how many these are. `escalated_rightly` is
     the share of the incidents that were not mitigated in which a person was called and given the right cause first.
     `innocent_hits` counts actions on what was not at fault. `saved` is the share of spoiled requests that were not
     lost, against letting each incident run for as long as the longest one.
@@ -62,6 +65,8 @@ class Score:
     curable: Share
     escalated: Share
     escalated_rightly: Share
+    absorbed: Share
+    spared: Share
     innocent_hits: int
     undone: int
     detected_s: tuple[float, float, float]
@@ -96,6 +101,8 @@ class Score:
             "curable": self.curable.value,
             "escalated": self.escalated.value,
             "escalated_rightly": self.escalated_rightly.value,
+            "absorbed": self.absorbed.value,
+            "spared": self.spared.value,
             "innocent_hits": self.innocent_hits,
             "undone": self.undone,
             "quiet_hours": self.quiet.seconds / 3600,
@@ -126,25 +133,47 @@ def score(played: Sequence[Played], quiet: Quiet) -> Score:
     An incident is mitigated when users stopped losing requests because of it while the fault still lasted, without a person;
     it is escalated when a person was called, or an action waits for one. What no route and no fallback can heal is a person's.
     """
-    rest = [p for p in played if not mitigated(p)]
+    sought = [p for p in played if p.scenario.wanted is Wanted.HEALED]
+    rest = [p for p in sought if not mitigated(p)]
     return Score(
         incidents=len(played),
-        detected=_share(played, lambda p: p.detected_s is not None),
-        cause_top1=_share(played, lambda p: p.first),
-        cause_top3=_share(played, lambda p: p.first or p.third),
-        kind=_share(played, lambda p: p.kind or p.first),
-        mitigated=_share(played, mitigated),
-        cured=_share([p for p in played if p.curable], mitigated),
-        curable=_share(played, lambda p: p.curable),
+        detected=_share(sought, lambda p: p.detected_s is not None),
+        cause_top1=_share(sought, lambda p: p.first),
+        cause_top3=_share(sought, lambda p: p.first or p.third),
+        kind=_share(sought, lambda p: p.kind or p.first),
+        mitigated=_share(sought, mitigated),
+        cured=_share([p for p in sought if p.curable], mitigated),
+        curable=_share(sought, lambda p: p.curable),
         escalated_rightly=_share(rest, lambda p: p.escalated and p.first),
-        escalated=_share(played, lambda p: p.escalated and not mitigated(p)),
+        escalated=_share(sought, lambda p: p.escalated and not mitigated(p)),
+        absorbed=_share([p for p in played if p.scenario.wanted is Wanted.ABSORBED], as_it_should),
+        spared=_share([p for p in played if p.scenario.wanted is Wanted.SPARED], as_it_should),
         innocent_hits=sum(p.innocent for p in played),
         undone=sum(p.undone for p in played),
-        detected_s=_times(p.detected_s for p in played),
-        acted_s=_times(p.acted_s for p in played),
-        mitigated_s=_times(p.mitigated_s for p in played if mitigated(p)),
+        detected_s=_times(p.detected_s for p in sought),
+        acted_s=_times(p.acted_s for p in sought),
+        mitigated_s=_times(p.mitigated_s for p in sought if mitigated(p)),
         quiet=quiet,
     )
+
+
+def as_it_should(played: Played) -> bool:
+    """Tell whether an incident went as it should, as a drill would judge it.
+
+    A fault is named, and healed or, where nothing heals, left to a person. What passes by itself is over without harm, or a person has
+    the right cause. Where nothing is at fault nothing is touched, and what troubles the mesh is told.
+    """
+    if played.innocent:
+        return False
+    match played.scenario.wanted:
+        case Wanted.HEALED:
+            return played.first and (mitigated(played) or (played.escalated and not played.curable))
+        case Wanted.ABSORBED:
+            return mitigated(played) or played.first
+        case Wanted.SPARED:
+            return played.told
+        case _:
+            assert_never(played.scenario.wanted)
 
 
 def mitigated(played: Played) -> bool:
@@ -154,12 +183,9 @@ def mitigated(played: Played) -> bool:
 
 def badness(played: Played) -> tuple[int, float]:
     """Return how badly an incident went, for sorting the worst first."""
-    wrong = (
-        100 * played.innocent
-        + 10 * (not played.first)
-        + 5 * (played.detected_s is None)
-        + 3 * (played.curable and not mitigated(played))
-    )
+    wrong = 100 * played.innocent + 3 * (not as_it_should(played))
+    if played.scenario.wanted is Wanted.HEALED:
+        wrong += 10 * (not played.first) + 5 * (played.detected_s is None)
     return (-wrong, -(played.spoiled - played.usual))
 
 

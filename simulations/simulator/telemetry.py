@@ -60,7 +60,7 @@ class _Seen:
 
 
 class Telemetry:
-    """Turns what ended into reports. `silent` are reporters whose telemetry is lost on the way.
+    """Turns what ended into reports.
 
     Series have keys: calls as callers see them, then attempts by call and instance (0: none reached), then instances.
     """
@@ -72,15 +72,14 @@ class Telemetry:
         self._served = self._attempts + len(layout.caller) * self._wide
         self._register = Register()
         self._numbers = np.full(self._served + len(layout.instances), -1, dtype=np.int64)  # in the register, by key
-        self.silent: frozenset[str] = frozenset()
 
     def reporters(self) -> frozenset[str]:
         """Return every sidecar that reports when it has something to say."""
         layout = self._layout
         return frozenset({*layout.instances, *(reporter(layout, c) for c in range(len(layout.caller)))})
 
-    def report(self, ended: Ended) -> Frame:
-        """Return the outcomes of one tick by series, in an order that depends on nothing but them."""
+    def report(self, ended: Ended, *, without: frozenset[str] = frozenset()) -> Frame:
+        """Return the outcomes of one tick by series, in an order that depends on nothing but them; `without` some reporters'."""
         layout, attempts, requests = self._layout, ended.attempts, ended.requests
         reached = attempts.instance >= 0
         local = np.where(reached, attempts.instance - layout.first[layout.callee[attempts.call]] + 1, 0)
@@ -98,7 +97,8 @@ class Telemetry:
                 np.concatenate([side.fate for side in sides]),
                 np.concatenate([side.seconds for side in sides]),
                 np.concatenate([side.timed for side in sides]),
-            )
+            ),
+            without,
         )
 
     def saturation(self, now: Condition) -> Fills:
@@ -106,7 +106,7 @@ class Telemetry:
         held = now.load * now.busy_s + now.backlog
         return Fills(self._layout.instances, held, now.workers)
 
-    def _columns(self, seen: _Seen) -> Frame:
+    def _columns(self, seen: _Seen, without: frozenset[str]) -> Frame:
         """Count what was seen."""
         if not len(seen.key):
             return EMPTY
@@ -119,10 +119,10 @@ class Telemetry:
         for new in keys[known[keys] < 0].tolist():
             known[new] = self._register.enter(self._name(new))
         series = self._register.names(known[keys])
-        if self.silent:
-            heard = np.asarray([one.reporter not in self.silent for one in series])
+        if without:
+            heard = np.asarray([one.reporter not in without for one in series])
             if not heard.all():
-                return self._columns(seen.only(heard[rows]))
+                return self._columns(seen.only(heard[rows]), frozenset())
         buckets = np.searchsorted(BOUNDS_S, seen.seconds[seen.timed])
         cells, counts = added(rows[seen.timed] * BUCKETS + buckets, np.ones(len(buckets), dtype=np.int64))
         latencies = Cells(cells // BUCKETS, cells % BUCKETS, counts)

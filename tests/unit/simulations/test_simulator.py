@@ -17,7 +17,7 @@ from models.overlay import EjectInstance, OpenBreaker, ShiftTraffic
 from models.policy import Breaker, Fallback, Retries, Route, ServicePolicy
 from models.signals import Outcomes, Series, Side, percentile
 from simulations.bench import virtual
-from simulations.simulator import faults
+from simulations.simulator import damage
 from simulations.simulator.campaign import Plan, play
 from simulations.simulator.control import SimulatedControl, VirtualClock
 from simulations.simulator.faults import (
@@ -27,10 +27,11 @@ from simulations.simulator.faults import (
     InstanceHangs,
     ServiceDown,
     ServiceFar,
+    Surge,
     VersionErrors,
     VersionLeaks,
-    truth,
 )
+from simulations.simulator.guilt import truth
 from simulations.simulator.layout import lay_out
 from simulations.simulator.mesh import CANARY, STABLE, Mesh, draw
 from simulations.simulator.mixture import Mixture
@@ -38,6 +39,7 @@ from simulations.simulator.plant import Plant
 from simulations.simulator.remedy import curable
 from simulations.simulator.report import story
 from simulations.simulator.runner import Campaign, replay, run
+from simulations.simulator.scenario import single
 from simulations.simulator.score import MONTH_S, Share, score
 from simulations.simulator.telemetry import Telemetry, total
 from tests.unit.agent.actuator_contract import holds
@@ -102,7 +104,7 @@ def test_a_struck_instance_fails_as_often_as_it_should_and_its_siblings_do_not()
     service = next(s for s in layout.services if len(layout.members(s)) >= 3)
     sick = layout.instances[layout.members(service)[0]]
     plant = Plant(MESH, seed=2)
-    faults.apply(InstanceErrors(sick, 0.5), plant)
+    damage.apply(InstanceErrors(sick, 0.5), plant)
     found = watch(plant, 40.0)
     by_instance = {
         name: total({s: o for s, o in found.items() if s.instance == name}, Side.ATTEMPT)
@@ -110,7 +112,7 @@ def test_a_struck_instance_fails_as_often_as_it_should_and_its_siblings_do_not()
     }
     assert 0.4 < by_instance[sick].error_ratio < 0.6
     assert all(o.error_ratio < 0.02 for name, o in by_instance.items() if name != sick)
-    faults.undo(InstanceErrors(sick, 0.5), plant)
+    damage.undo(InstanceErrors(sick, 0.5), plant)
     after = watch(plant, 20.0)
     assert total({s: o for s, o in after.items() if s.instance == sick}, Side.ATTEMPT).error_ratio < 0.02
 
@@ -119,7 +121,7 @@ def test_a_dead_service_is_refused_then_gone_and_comes_back() -> None:
     """Refused connections carry UF until probes notice, then there is nobody (UH); a repair brings it back."""
     service = MESH.natures[-1].name
     plant = Plant(MESH, seed=2)
-    faults.apply(ServiceDown(service), plant)
+    damage.apply(ServiceDown(service), plant)
     early = attempts(watch(plant, 0.8), service)
     assert early.flags.get("UF", 0) == early.requests > 0
     watch(plant, 1.0)
@@ -127,7 +129,7 @@ def test_a_dead_service_is_refused_then_gone_and_comes_back() -> None:
     assert attempts(late, service).requests == 0, "with nobody there Envoy makes no attempt"
     seen = total({s: o for s, o in late.items() if s.callee == service}, Side.CLIENT)
     assert seen.flags == {"UH": seen.requests}
-    faults.undo(ServiceDown(service), plant)
+    damage.undo(ServiceDown(service), plant)
     watch(plant, 2.0)
     assert attempts(watch(plant, 4.0), service).error_ratio < 0.05
 
@@ -167,7 +169,7 @@ def test_retries_hide_failures_from_callers_and_show_in_attempts() -> None:
     plant = Plant(MESH, seed=2)
     policy = ServicePolicy(service, routes=(Route(retries=Retries(attempts=2, retry_on=("5xx",), budget=1.0)),))
     plant.steer({**MESH.policies, service: policy})
-    faults.apply(InstanceErrors(sick, 1.0), plant)
+    damage.apply(InstanceErrors(sick, 1.0), plant)
     watch(plant, 3.0)
     found = watch(plant, 20.0)
     client = total({s: o for s, o in found.items() if s.callee == service}, Side.CLIENT)
@@ -182,7 +184,7 @@ def test_an_overloaded_service_queues_then_turns_away() -> None:
     plant = Plant(MESH, seed=2)
     watch(plant, 5.0)
     calm = plant.now.wait_s[plant.layout.members(service)].max()
-    faults.apply(faults.Surge(service, 12.0), plant)
+    damage.apply(Surge(service, 12.0), plant)
     watch(plant, 10.0)
     members = plant.layout.members(service)
     assert plant.now.wait_s[members].max() > 5 * calm
@@ -196,13 +198,13 @@ def test_hanging_requests_end_in_time_outs_and_a_far_service_answers_late() -> N
     sick = layout.instances[layout.members(service)[0]]
     plant = Plant(MESH, seed=2)
     usual = attempts(watch(plant, 10.0), service)
-    faults.apply(InstanceHangs(sick, 1.0), plant)
+    damage.apply(InstanceHangs(sick, 1.0), plant)
     hung = total({s: o for s, o in watch(plant, 10.0).items() if s.instance == sick}, Side.ATTEMPT)
     assert hung.flags.get("UT", 0) > 0.5 * hung.requests
-    faults.undo(InstanceHangs(sick, 1.0), plant)
+    damage.undo(InstanceHangs(sick, 1.0), plant)
     watch(plant, 4.0)
     assert "UT" not in attempts(watch(plant, 4.0), service).flags
-    faults.apply(ServiceFar(service, 0.3), plant)
+    damage.apply(ServiceFar(service, 0.3), plant)
     watch(plant, 1.0)
     far = attempts(watch(plant, 10.0), service)
     assert percentile(far.latency, 0.5) > percentile(usual.latency, 0.5) + 0.25
@@ -217,14 +219,14 @@ def test_a_crash_loop_comes_and_goes_and_a_leak_grows() -> None:
     loop = InstanceCrashes(sick, down_s=2.0, up_s=3.0)
     seen = []
     for since in (0.0, 1.8, 2.2, 4.8, 5.2):
-        faults.advance(loop, plant, since)
+        damage.advance(loop, plant, since)
         seen.append(bool(plant.now.dead[layout.place[sick]]))
     assert seen == [True, True, False, False, True]
     leak = VersionLeaks(service, CANARY, 6.0)
     (who,) = (layout.place[name] for name in truth(leak, layout).guilty)
-    faults.advance(leak, plant, 30.0)
+    damage.advance(leak, plant, 30.0)
     assert plant.now.slow[who] == pytest.approx(4.0)
-    faults.undo(leak, plant)
+    damage.undo(leak, plant)
     assert (plant.now.slow == 1.0).all()
 
 
@@ -238,7 +240,7 @@ def test_a_cut_strikes_one_caller_only() -> None:
     caller = layout.caller_name(int(calls[0]))
     cut = CallerCut(caller, shared, 1.0)
     plant = Plant(MESH, seed=2)
-    faults.apply(cut, plant)
+    damage.apply(cut, plant)
     found = {s: o for s, o in watch(plant, 20.0).items() if s.callee == shared and s.side is Side.CLIENT}
     ratios = {s.caller: o.error_ratio for s, o in found.items()}
     assert ratios.pop(caller) == 1.0
@@ -257,12 +259,12 @@ def test_what_nothing_can_heal_is_a_persons() -> None:
     bare = next(s for s in several if MESH.policies[s].fallback is None)
     rescued = next(s for s in plant.layout.services if MESH.policies[s].fallback is not None)
     sick = plant.layout.instances[plant.layout.members(bare)[0]]
-    assert not curable(ServiceDown(bare), plant, 0.5)
-    assert curable(ServiceDown(rescued), plant, 0.5)
-    assert curable(InstanceErrors(sick, 1.0), plant, 0.5)
-    assert not curable(InstanceErrors(sick, 1.0), plant, 0.9), "less than the floor would be left"
+    assert not curable(single("", ServiceDown(bare)), plant, 0.5)
+    assert curable(single("", ServiceDown(rescued)), plant, 0.5)
+    assert curable(single("", InstanceErrors(sick, 1.0)), plant, 0.5)
+    assert not curable(single("", InstanceErrors(sick, 1.0)), plant, 0.9), "less than the floor would be left"
     plant.now.load[plant.layout.members(bare)] *= 1000.0
-    assert not curable(InstanceErrors(sick, 1.0), plant, 0.5), "the others have no room"
+    assert not curable(single("", InstanceErrors(sick, 1.0)), plant, 0.5), "the others have no room"
 
 
 async def test_the_simulated_control_plane_is_an_actuator_like_any_other() -> None:
@@ -272,7 +274,7 @@ async def test_the_simulated_control_plane_is_an_actuator_like_any_other() -> No
         for i, v in zip(MESH.instances[:4], ("v1", "v1", "v2", "v2"), strict=True)
     )
     control = SimulatedControl(VirtualClock(), {"catalog": ServicePolicy("catalog")}, instances, frozenset())
-    assert control.token == 1
+    assert (await control.acquire_fence("agent", 5.0)).fence == 1
     await holds(control)
 
 

@@ -13,6 +13,7 @@ from simulations.simulator.mesh import CANARY, draw
 from simulations.simulator.peers import AlertRule, Analysis, OutlierDetection, Peer, Reaction
 from simulations.simulator.plant import Ended, Plant
 from simulations.simulator.requests import Attempts, Fate, Requests
+from simulations.simulator.scenario import single
 
 MESH = draw(30, 5)
 SERVICE = next(i.service for i in MESH.instances if i.version == CANARY)
@@ -87,16 +88,12 @@ def test_an_alert_fires_after_a_minute_and_heals_nothing(plant: Plant) -> None:
 
 def test_the_table_tells_medians_and_what_never_happened() -> None:
     """A system that does not apply is told apart from one that never reacts."""
-    fault = VersionErrors(SERVICE, CANARY, 0.5)
+    fault = single("version-errors", VersionErrors(SERVICE, CANARY, 0.5))
     cases = [
-        Case(
-            "version-errors", fault, {OURS: Reaction(1.0, 2.0), OUTLIERS: Reaction(), ANALYSED: Reaction(40.0, 280.0)}
-        ),
-        Case(
-            "version-errors", fault, {OURS: Reaction(3.0, None), OUTLIERS: Reaction(), ANALYSED: Reaction(60.0, 300.0)}
-        ),
+        Case(fault, {OURS: Reaction(1.0, 2.0), OUTLIERS: Reaction(), ANALYSED: Reaction(40.0, 280.0)}),
+        Case(fault, {OURS: Reaction(3.0, None), OUTLIERS: Reaction(), ANALYSED: Reaction(60.0, 300.0)}),
     ]
     assert table(cases).splitlines()[2:] == [
-        "| version-errors | 2 | 2.0 s / 2.0 s (1 of 2) | never / never | 50.0 s / 290.0 s | not for this |"
+        "| version-errors | 2 | 2.0 s / 2.0 s (1 of 2) | never / never | 50.0 s / 290.0 s | not for this | not for this |"
     ]
     assert ALERTS in table(cases)
