@@ -40,7 +40,11 @@ class History:
     def add(self, at: float, outcomes: Mapping[Series, Outcomes]) -> None:
         """Keep what arrived at `at` (Unix s); forget what lies beyond the horizon."""
         self._now = at
-        if at - self._swept_at >= HORIZON_S:
+        while self._fine and self._fine[0].at < at - FINE_S:
+            self._merge(self._fine.popleft())
+        while self._coarse and self._coarse[0].at < at - HORIZON_S:
+            self._coarse.popleft()
+        if at - self._swept_at >= HORIZON_S:  # after the bins: even if the clock leapt, none tells of what is forgotten
             self._swept_at = at
             self._sweep(at - 2 * HORIZON_S)
         if outcomes:
@@ -48,10 +52,6 @@ class History:
             ids = self._memo.of(frame, self._numbers).astype(np.int32)
             self._seen_at[ids] = at
             self._fine.append(Bin.of(at, frame, ids))
-        while self._fine and self._fine[0].at < at - FINE_S:
-            self._merge(self._fine.popleft())
-        while self._coarse and self._coarse[0].at < at - HORIZON_S:
-            self._coarse.popleft()
 
     def forget(self, now: float) -> None:
         """Begin anew at `now`, which may lie before what came in: the clock went back."""

@@ -131,6 +131,17 @@ def test_only_what_the_cause_does_not_explain_makes_a_storm() -> None:
     assert unexplained_share(payment, strangers, TOPOLOGY, 5) == pytest.approx(0.4)
 
 
+def test_a_clock_that_leaps_ahead_takes_only_what_was_before_it_away() -> None:
+    """Ten minutes in one step: series and bins of before are forgotten together, and what comes then is counted."""
+    history, old, new = History(), client("front", "catalog"), client("front", "cart")
+    for k in range(60):
+        history.add(1000.0 + k / 4, {old: outcomes(1)})
+    for k in range(40):
+        history.add(1615.0 + k / 4, {new: outcomes(2)})
+    found = history.since(0.0)
+    assert {series: seen.requests for series, seen in found.items()} == {new: 80}
+
+
 def test_history_answers_for_recent_and_older_windows() -> None:
     """Sums are right across the border between fine and coarse bins, and end at the horizon."""
     history, series = History(), client("front", "catalog")
