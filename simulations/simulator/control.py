@@ -158,11 +158,7 @@ class SimulatedControl:
     def delivered(self) -> Mapping[str, ServicePolicy] | None:
         """Return the policies that sidecars put in force now, None when nothing new has come."""
         newest = None
-        while (
-            self._under_way
-            and not (self.away or self.refusing)
-            and self._under_way[0][0] + self.late_s <= self._clock.now
-        ):
+        while self._under_way and self._arrives(self._under_way[0][0]):
             newest = self._under_way.popleft()[1]
         return newest
 
@@ -216,7 +212,12 @@ class SimulatedControl:
             self._declared, self.book.all, tuple(self._instances.values()), floor=self._settings.floor
         ).policies
         self.moved += 1
+        if self.refusing:  # whoever refuses gets the newest state, and no other, when he takes one again
+            self._under_way.clear()
         self._under_way.append((self._clock.now, self.policies))
+
+    def _arrives(self, sent_at: float) -> bool:
+        return not (self.away or self.refusing) and sent_at + self.late_s <= self._clock.now
 
     def _answers(self) -> bool:
         """Count a call; return whether its answer gets lost.

@@ -22,13 +22,13 @@ FACTORS: Final = {
     "instance-warms": (4.0, 10.0),
     "cache-lost": (5.0, 10.0),
     "hot-key": (1.5, 2.0),
-    "herd": (4.0, 10.0),
+    "herd": (3.0, 5.0),
     "surge": (3.0, 6.0),
 }
 """How many times as long requests take, or as many come; each equally likely."""
 
 SUBTLE: Final = 0.01
-SUBTLE_RPS: Final = 15.0
+SUBTLE_RPS: Final = 8.0
 """One request in a hundred shows in a minute only where there are many."""
 
 HOT: Final = 0.6
