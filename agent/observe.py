@@ -61,8 +61,8 @@ class Observer:
         witness = self._witnesses.get(report.reporter)
         if witness is None:
             self._witnesses[report.reporter] = Witness(report)
-        else:
-            witness.hear(report)
+        elif not witness.hear(report):
+            return
         for one in report.saturation:
             self._saturation[one.instance] = (at, one)
         if report.outcomes:

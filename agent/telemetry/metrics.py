@@ -22,6 +22,9 @@ DELAY: Final = Histogram(
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 2.0),
 )
 MISSED: Final = Counter("fibrin_telemetry_missed_total", "Reports that a living sidecar should have sent and did not")
+REPEATED: Final = Counter(
+    "fibrin_telemetry_repeated_total", "Reports dated like the one before, whose counts were known"
+)
 UNATTRIBUTED: Final = Counter("fibrin_telemetry_unattributed_total", "Requests to no service of the mesh")
 RESETS: Final = Counter("fibrin_telemetry_resets_total", "Sidecars seen to have started anew")
 REPORTERS: Final = Gauge("fibrin_telemetry_reporters", "Sidecars by whether their telemetry can be trusted", ["trust"])

@@ -75,10 +75,20 @@ class Witness:
         self._sent_at = report.sent_at
         self._uptime = report.uptime_s
         self._clock_moved_at = self._uptime_moved_at = at
-        self.hear(report)
+        self._hear(report)
 
-    def hear(self, report: Report) -> None:
-        """Take one report."""
+    def hear(self, report: Report) -> bool:
+        """Take one report; return whether it is news.
+
+        One that is dated to the moment of the one before is that one again (delivered twice, or frozen): its counts are known.
+        """
+        news = report.sent_at != self._sent_at
+        self._hear(report)
+        if not news:
+            metrics.REPEATED.inc()
+        return news
+
+    def _hear(self, report: Report) -> None:
         at = report.received_at
         self.heard_at = at
         self.skew_s = report.sent_at - at

@@ -206,8 +206,13 @@ class _Player:
             return scenario.wanted is Wanted.ABSORBED and since >= UNNOTICED_S
         if since < SHORTEST_S or any(_moves(i, now) for i in mine):
             return False
+        if len(scenario.services) > 1 and since < LONGEST_S / 2 and not self._all_named(scenario, mine):
+            return False
         closed = max(i.times.get("closed", i.opened_at + PATIENCE_S) for i in mine)
         return now - self._spoiled_at >= CALM_S or now - closed >= 2 * CALM_S
+
+    def _all_named(self, scenario: Scenario, mine: list[Incident]) -> bool:
+        return scenario.guilt(self._world.plant.layout).named(i.cause for i in mine if i.cause is not None)
 
     def _new(self, known: set[str]) -> list[Incident]:
         return sorted((i for i in self._world.agent.incidents if i.id not in known), key=lambda i: i.opened_at)

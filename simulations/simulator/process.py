@@ -159,6 +159,7 @@ class SimulatedAgent:
         """Start anew after `kill`."""
         self.sight.restart()
         await self.start()
+        self._past = {name: incident for name, incident in self._past.items() if not incident.is_open}
 
     # --- one turn -----------------------------------------------------------------------------------------------
 
@@ -206,7 +207,7 @@ class SimulatedAgent:
 
     @property
     def incidents(self) -> tuple[Incident, ...]:
-        """Return the incidents of all processes as they are now, those of dead processes as they were last."""
+        """Return the incidents of all processes; what was closed before the last start is as it was then."""
         if not self._past:
             return self.loop.incidents
         return tuple((self._past | {i.id: i for i in self.loop.incidents}).values())

@@ -73,6 +73,8 @@ class SimulatedSight:
         last = {series: found for series, found in self._before.items() if series.reporter in struck}
         self._spoilt = _Spoilt(fault, frozenset(struck), self._clock(), last)
         self._fills = None
+        self._reports = {name: known for name, known in self._reports.items() if name in struck}
+        self._coming.clear()
         self._expect(self._spoilt.reporters)
 
     def mend(self) -> None:
@@ -99,14 +101,15 @@ class SimulatedSight:
             self._coming.clear()
             self._next = self._before = self._telemetry.report(ended)
             return
-        self._tell(spoilt, now)
+        news = self._tell(spoilt, now)
         if spoilt.until <= now:
             self._before = self._telemetry.report(ended)
             self._next = _together(self._before, self._arrived(now))
         else:
-            self._next = self._spoiled(spoilt, ended, now)
+            self._next = self._spoiled(spoilt, ended, now, news)
 
-    def _spoiled(self, spoilt: _Spoilt, ended: Ended, now: float) -> Mapping[Series, Outcomes]:
+    def _spoiled(self, spoilt: _Spoilt, ended: Ended, now: float, news: frozenset[str]) -> Mapping[Series, Outcomes]:
+        """Return what arrives; of reports that are no `news` to the agent it counts nothing."""
         others = self._telemetry.report(ended, without=spoilt.reporters)
         match spoilt.fault.how:
             case Spoiling.MISDATED:
@@ -114,7 +117,7 @@ class SimulatedSight:
             case Spoiling.DROPPED:
                 return others
             case Spoiling.FROZEN:
-                return _together(others, spoilt.last)
+                return _together(others, {s: found for s, found in spoilt.last.items() if s.reporter in news})
             case Spoiling.LATE:
                 mine = self._telemetry.report(ended, without=self._all - spoilt.reporters)
                 self._coming.append((now + spoilt.fault.by_s, mine))
@@ -129,8 +132,8 @@ class SimulatedSight:
             late = frame if late is None else Frame.of(_together(late, frame))
         return late
 
-    def _tell(self, spoilt: _Spoilt, now: float) -> None:
-        """Let the agent's own judgement of each struck sidecar hear what it sends."""
+    def _tell(self, spoilt: _Spoilt, now: float) -> frozenset[str]:
+        """Let the agent's own judgement of each struck sidecar hear what it sends; return those from whom that was news."""
         fault, over = spoilt.fault, now >= spoilt.until
         sent: list[float] = []
         match fault.how:
@@ -147,13 +150,16 @@ class SimulatedSight:
                 assert_never(fault.how)
         if over:  # of a late report and one of now either may come last
             sent = [now, *sent] if int(now / self._plant.tick_s) % 2 else [*sent, now]
+        news = set()
         for name in spoilt.reporters:
             for at in sent:
                 report = _report(name, at, now)
-                if name in self._reports:
-                    self._reports[name].hear(report)
-                else:
+                if name not in self._reports:
                     self._reports[name] = Reports(report)
+                elif not self._reports[name].hear(report):
+                    continue
+                news.add(name)
+        return frozenset(news)
 
     # --- what the agent asks -----------------------------------------------------------------------------------
 

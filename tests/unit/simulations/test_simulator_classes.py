@@ -272,16 +272,19 @@ async def test_dropped_telemetry_is_lost_and_told(world: World) -> None:
     assert not world.loop.blind
 
 
-async def test_frozen_telemetry_repeats_itself_until_it_is_told(world: World) -> None:
-    """The same outcomes come again and again, and are believed for three seconds at most."""
-    await world.begin(TelemetrySpoiled(Spoiling.FROZEN))
-    found = []
-    for _ in range(2):
+async def test_frozen_telemetry_counts_once_and_is_told(world: World) -> None:
+    """The same report again and again adds nothing to what is known, and after three seconds nobody is believed."""
+    await world.begin(TelemetrySpoiled(Spoiling.FROZEN, SERVICE))
+    mine = {world.plant.layout.instances[k] for k in world.plant.layout.members(SERVICE).tolist()}
+    heard: set[str] = set()
+    for _ in range(4):
+        world.clock.now += TICK_S
         world.agent.sight.hear(world.plant.step())
-        found.append({s: o.requests for s, o in world.agent.sight.take_tick(world.clock.now).items()})
-    assert found[0] == found[1] != {}
-    await go(world, 4.0)
-    assert len(world.loop.blind) == world.agent.sight.reporters()
+        heard |= {s.reporter for s in world.agent.sight.take_tick(world.clock.now)}
+    assert heard
+    assert not heard & mine
+    await go(world, 3.5)
+    assert world.loop.blind == mine
 
 
 async def test_late_telemetry_arrives_as_old_news_and_misdated_in_time(world: World) -> None:

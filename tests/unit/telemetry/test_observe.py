@@ -50,6 +50,17 @@ def heartbeats(observer: Observer, start: float, end: float, **options: object) 
         observer.receive(report(start + 0.2 * k, **options))  # type: ignore[arg-type]
 
 
+def test_a_report_that_comes_again_counts_once() -> None:
+    """Delivered twice, or frozen: a report of the same moment adds nothing, and the next one counts as ever."""
+    observer = Observer()
+    again = report(T0, {EDGE: outcomes(3, 3)})
+    for k in range(5):
+        observer.receive(dataclasses.replace(again, received_at=T0 + k / 4))
+    observer.receive(report(T0 + 1.5, {EDGE: outcomes(4)}))
+    tick = observer.take_tick(T0 + 1.6)
+    assert (tick[EDGE].requests, tick[EDGE].errors) == (7, 3)
+
+
 def test_a_tick_holds_what_arrived_since_the_last_one() -> None:
     """Outcomes of one series add up, each is handed out once, and the reports stay as they were."""
     observer = Observer()
