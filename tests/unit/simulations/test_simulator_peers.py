@@ -7,13 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from simulations.simulator.compare import ALERTS, ANALYSED, OURS, OUTLIERS, Case, table
+from simulations.simulator.compare import ALERTS, ALONE, ANALYSED, OURS, OUTLIERS, Case, compare, table
 from simulations.simulator.faults import VersionErrors
 from simulations.simulator.mesh import CANARY, draw
-from simulations.simulator.peers import AlertRule, Analysis, OutlierDetection, Peer, Reaction
+from simulations.simulator.peers import AlertRule, Analysis, Crowd, Nobody, OutlierDetection, Peer, Reaction, Unseen
 from simulations.simulator.plant import Ended, Plant
 from simulations.simulator.requests import Attempts, Fate, Requests
-from simulations.simulator.scenario import single
+from simulations.simulator.scenario import Wanted, single
 
 MESH = draw(30, 5)
 SERVICE = next(i.service for i in MESH.instances if i.version == CANARY)
@@ -97,3 +97,52 @@ def test_the_table_tells_medians_and_what_never_happened() -> None:
         "| version-errors | 2 | 2.0 s / 2.0 s (1 of 2) | never / never | 50.0 s / 290.0 s | not for this | not for this |"
     ]
     assert ALERTS in table(cases)
+
+
+def test_of_several_services_at_fault_all_have_to_be_healed(plant: Plant) -> None:
+    """The first who notices has noticed; the last who heals has healed."""
+    one, two = Analysis(plant, SERVICE, CANARY, 30.0), Analysis(plant, SERVICE, CANARY, 40.0)
+    both, half = Crowd([one, two]), Crowd([one, Analysis(plant, SERVICE, CANARY, 40.0, rolls_back=False)])
+    for crowd in (both, half):
+        watch(crowd, lambda second: tick(plant, [Fate.FAILED if second >= 0 else Fate.OK] * 10))
+    assert (both.reaction.detected_s, both.reaction.mitigated_s) == (30.0, 280.0)
+    assert half.reaction.mitigated_s is None
+
+
+def test_with_nobody_acting_users_are_well_when_what_ails_them_has_passed(plant: Plant) -> None:
+    """Failed and far slower requests count; after the last of them users are well, if that lasts."""
+    layout = plant.layout
+    call = np.flatnonzero(layout.of_users(np.arange(len(layout.caller))))[:1]
+
+    def users(fate: Fate) -> Ended:
+        calls = np.repeat(call, 10)
+        none = np.zeros(0, np.int64)
+        return Ended(
+            Requests(calls, np.full(10, fate), np.full(10, 0.01)), Attempts(none, none, none, none, np.zeros(0))
+        )
+
+    passing, lasting = Nobody(plant, 3.0), Nobody(plant, 3.0)
+    watch(passing, lambda second: users(Fate.FAILED if 0 <= second <= 7 else Fate.OK))
+    watch(lasting, lambda second: users(Fate.FAILED if second >= 0 else Fate.OK))
+    assert (passing.reaction.mitigated_s, lasting.reaction.mitigated_s) == (7.0, None)
+
+
+def test_what_no_scrape_brings_is_seen_by_nobody(plant: Plant) -> None:
+    """While telemetry of a caller is lost, its requests and attempts are in no metric; before and after they are."""
+    made = tick(plant, [Fate.FAILED] * 3)
+    hidden = np.zeros(len(plant.layout.caller), dtype=bool)
+    hidden[made.requests.call[0]] = True
+    unseen = Unseen(((2.0, 5.0, hidden),))
+    seen = [len(unseen.of(made, at).requests.call) for at in (1.0, 2.0, 4.9, 5.0)]
+    assert seen == [3, 0, 0, 3]
+    assert len(unseen.of(made, 3.0).attempts.call) == 0
+
+
+def test_every_system_is_asked_about_the_same_incidents() -> None:
+    """A killed instance is healed by health checks too; lost telemetry makes nobody act."""
+    killed, dropped = compare(15, 3, 1, ["instance-killed", "telemetry-dropped"])
+    assert set(killed.reactions) == {OURS, OUTLIERS, ALERTS, ALONE}
+    assert killed.reactions[ALONE].mitigated_s is not None
+    assert dropped.scenario.wanted is Wanted.SPARED
+    assert not dropped.touched
+    assert "left alone" in table([dropped])
