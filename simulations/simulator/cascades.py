@@ -10,6 +10,7 @@ import numpy as np
 
 from simulations.simulator.faults import Fault
 from simulations.simulator.guilt import truths
+from simulations.simulator.layout import Layout
 from simulations.simulator.meshdrawing import trouble
 from simulations.simulator.meshfaults import Spoiling
 from simulations.simulator.plant import Plant
@@ -58,10 +59,22 @@ def draw_cascade(name: str, prior: Prior, plant: Plant, random: np.random.Genera
 
 
 def _elsewhere(fault: Fault, prior: Prior, plant: Plant) -> Fault | None:
-    """Return a fault of another service."""
-    services = {truth.service for truth in truths(fault, plant.layout)}
+    """Return a fault of a service that neither calls the first one's nor is called by it, however indirectly: else one may hide the other."""
+    first = truths(fault, plant.layout)[0].service
+    related = _below(first, plant.layout)
     for _ in range(TRIES):
         other = prior()
-        if other is not None and not services & {truth.service for truth in truths(other, plant.layout)}:
+        if other is None:
+            return None
+        second = truths(other, plant.layout)[0].service
+        if second not in related and first not in _below(second, plant.layout):
             return other
     return None
+
+
+def _below(service: str, layout: Layout) -> frozenset[str]:
+    """Return a service and everything that it calls, however indirectly."""
+    found = {layout.number[service]}
+    while more := set(layout.callee[np.isin(layout.caller, list(found))].tolist()) - found:
+        found |= more
+    return frozenset(layout.services[k] for k in found)

@@ -21,7 +21,9 @@ from simulations.simulator.requests import BAD, Attempts, Fate, Requests
 
 T = TypeVar("T", Requests, Attempts)
 
-CALM_S: Final = 3.0
+CALM_S: Final = 60.0
+"""Users for whom nobody does anything count as well again when that has lasted for so long: a fault that strikes few is seen now and then."""
+
 CONSECUTIVE: Final = 5
 MOST_EJECTED: Final = 0.1
 ANALYSIS_S: Final = 60.0

@@ -10,10 +10,11 @@ import pytest
 from simulations.simulator.compare import ALERTS, ALONE, ANALYSED, OURS, OUTLIERS, Case, compare, table
 from simulations.simulator.faults import VersionErrors
 from simulations.simulator.mesh import CANARY, draw
+from simulations.simulator.meshfaults import Spoiling, TelemetrySpoiled
 from simulations.simulator.peers import AlertRule, Analysis, Crowd, Nobody, OutlierDetection, Peer, Reaction, Unseen
 from simulations.simulator.plant import Ended, Plant
 from simulations.simulator.requests import Attempts, Fate, Requests
-from simulations.simulator.scenario import Wanted, single
+from simulations.simulator.scenario import Part, Scenario, Wanted, single
 
 MESH = draw(30, 5)
 SERVICE = next(i.service for i in MESH.instances if i.version == CANARY)
@@ -138,11 +139,18 @@ def test_what_no_scrape_brings_is_seen_by_nobody(plant: Plant) -> None:
     assert len(unseen.of(made, 3.0).attempts.call) == 0
 
 
-def test_every_system_is_asked_about_the_same_incidents() -> None:
-    """A killed instance is healed by health checks too; lost telemetry makes nobody act."""
-    killed, dropped = compare(15, 3, 1, ["instance-killed", "telemetry-dropped"])
+def test_every_system_is_asked_about_the_same_incident() -> None:
+    """A killed instance is healed by health checks too, so that users are well again even when nobody acts."""
+    (killed,) = compare(15, 3, 1, ["instance-killed"])
     assert set(killed.reactions) == {OURS, OUTLIERS, ALERTS, ALONE}
     assert killed.reactions[ALONE].mitigated_s is not None
-    assert dropped.scenario.wanted is Wanted.SPARED
-    assert not dropped.touched
-    assert "left alone" in table([dropped])
+    assert len(table([killed]).splitlines()) == 3
+
+
+def test_where_nothing_is_at_fault_it_is_told_who_acted_nevertheless() -> None:
+    """Left alone is what is wanted; an alarm is one, and so is an act."""
+    spared = Scenario("telemetry-dropped", (Part(TelemetrySpoiled(Spoiling.DROPPED)),), Wanted.SPARED)
+    calm = Case(spared, {OURS: Reaction(), OUTLIERS: Reaction(3.0, None)})
+    rash = Case(spared, {OURS: Reaction(2.0, 2.0), OUTLIERS: Reaction()}, touched=True)
+    assert "| left alone | false alarm (1 of 1) |" in table([calm])
+    assert "| false alarm (1 of 1), acted (1) | left alone |" in table([rash])
