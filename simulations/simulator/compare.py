@@ -12,10 +12,10 @@ import numpy as np
 from models.errors import InvalidInput
 from simulations.simulator import damage
 from simulations.simulator.campaign import SLOW, WARM_UP_S, Plan, Played, day, play
-from simulations.simulator.faults import OfVersion
+from simulations.simulator.faults import Fault, OfVersion
 from simulations.simulator.guilt import Truth
 from simulations.simulator.mesh import draw
-from simulations.simulator.meshfaults import ControlRefused, MeshFault, Spoiling, TelemetrySpoiled
+from simulations.simulator.meshfaults import ControlRefused, Spoiling, TelemetrySpoiled
 from simulations.simulator.mixture import MIXES, Mixture
 from simulations.simulator.peers import (
     ANALYSIS_S,
@@ -32,7 +32,7 @@ from simulations.simulator.peers import (
 from simulations.simulator.plant import Ended, Plant
 from simulations.simulator.process import TICK_S
 from simulations.simulator.runner import hushed
-from simulations.simulator.scenario import Part, Scenario, Wanted
+from simulations.simulator.scenario import Scenario, Wanted
 from simulations.simulator.score import mitigated
 
 WATCHED_S: Final = 330.0
@@ -115,16 +115,16 @@ def _watched(plan: Plan, number: int, scenario: Scenario) -> dict[str, Reaction]
     watching = _peers(plant, scenario, random)
     unseen = _unseen(plant, scenario)
     onset = round((WARM_UP_S + ANALYSIS_S) / TICK_S)
-    begun: set[Part] = set()
+    begun: set[Fault] = set()
     ended: Ended | None = None
     for tick in range(onset + round(WATCHED_S / TICK_S)):
         since = (tick - onset) * TICK_S + scenario.breaks_s
-        for part in scenario.services:
-            if tick >= onset and since >= part.at_s and not isinstance(part.fault, MeshFault):
-                if part not in begun:
-                    begun.add(part)
-                    damage.apply(part.fault, plant)
-                damage.advance(part.fault, plant, since - part.at_s, ended)
+        for at_s, fault in scenario.services:
+            if tick >= onset and since >= at_s:
+                if fault not in begun:
+                    begun.add(fault)
+                    damage.apply(fault, plant)
+                damage.advance(fault, plant, since - at_s, ended)
         ended = plant.step()
         seen = unseen.of(ended, since)
         for name, peer in watching.items():
@@ -143,7 +143,7 @@ def _peers(plant: Plant, scenario: Scenario, random: np.random.Generator) -> dic
         ALERTS: Crowd([AlertRule(plant, truth.service, scrape) for truth in whole]),
         ALONE: Nobody(plant, SLOW),
     }
-    versions = [part.fault for part in scenario.services if isinstance(part.fault, OfVersion)]
+    versions = [fault for _, fault in scenario.services if isinstance(fault, OfVersion)]
     if versions:
         strict = [Analysis(plant, v.service, v.version, minute, rolls_back=not refused) for v in versions]
         watching[ANALYSED] = Crowd(strict)

@@ -47,9 +47,9 @@ class Scenario:
     wanted: Wanted = Wanted.HEALED
 
     @property
-    def services(self) -> tuple[Part, ...]:
-        """Return the parts in which a service breaks."""
-        return tuple(part for part in self.parts if not isinstance(part.fault, MeshFault))
+    def services(self) -> tuple[tuple[float, Fault], ...]:
+        """Return what breaks in services, and when (seconds after the onset)."""
+        return tuple((part.at_s, part.fault) for part in self.parts if not isinstance(part.fault, MeshFault))
 
     @property
     def troubles(self) -> tuple[Part, ...]:
@@ -59,7 +59,7 @@ class Scenario:
     @property
     def breaks_s(self) -> float:
         """When the first service breaks (0 where none does), seconds after the onset."""
-        return min((part.at_s for part in self.services), default=0.0)
+        return min((at_s for at_s, _ in self.services), default=0.0)
 
     @property
     def settled_s(self) -> float:
@@ -70,8 +70,7 @@ class Scenario:
 
     def guilt(self, layout: Layout) -> Guilt:
         """Return who is at fault."""
-        struck = (part.fault for part in self.parts)
-        return Guilt(tuple(truths(fault, layout) for fault in struck if not isinstance(fault, MeshFault)))
+        return Guilt(tuple(truths(fault, layout) for _, fault in self.services))
 
 
 def single(kind: str, fault: Fault, wanted: Wanted = Wanted.HEALED) -> Scenario:
