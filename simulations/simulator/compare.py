@@ -36,7 +36,10 @@ from simulations.simulator.scenario import Scenario, Wanted
 from simulations.simulator.score import mitigated
 
 WATCHED_S: Final = 330.0
-"""Long enough for five strikes a minute apart."""
+"""Long enough for five strikes of an analysis, a minute apart."""
+
+ALERTED_S: Final = 180.0
+"""Long enough for an alert rule: a minute of data, a minute of waiting, and a scrape."""
 
 MOST_DRAWS: Final = 20
 """Meshes looked at per fault wanted."""
@@ -117,7 +120,8 @@ def _watched(plan: Plan, number: int, scenario: Scenario) -> dict[str, Reaction]
     onset = round((WARM_UP_S + ANALYSIS_S) / TICK_S)
     begun: set[Fault] = set()
     ended: Ended | None = None
-    for tick in range(onset + round(WATCHED_S / TICK_S)):
+    lasts = WATCHED_S if ANALYSED in watching else ALERTED_S
+    for tick in range(onset + round(lasts / TICK_S)):
         since = (tick - onset) * TICK_S + scenario.breaks_s
         for at_s, fault in scenario.services:
             if tick >= onset and since >= at_s:
