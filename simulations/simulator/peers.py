@@ -11,15 +11,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 import numpy as np
 
 from simulations.simulator.layout import Bools, Floats, Ints
 from simulations.simulator.plant import Ended, Plant
-from simulations.simulator.requests import BAD, Attempts, Fate, Requests
-
-T = TypeVar("T", Requests, Attempts)
+from simulations.simulator.requests import BAD, Ends, Fate
 
 CALM_S: Final = 60.0
 """Users for whom nobody does anything count as well again when that has lasted for so long: a fault that strikes few is seen now and then."""
@@ -244,7 +242,7 @@ class Unseen:
         return Ended(_chosen(ended.requests, seen), _chosen(ended.attempts, seen))
 
 
-def _chosen(made: T, seen: Bools) -> T:
+def _chosen(made: Ends, seen: Bools) -> Ends:
     """Return those of some requests, or attempts, whose call is seen."""
     kept = seen[made.call]
     return replace(made, **{each.name: getattr(made, each.name)[kept] for each in fields(made)})

@@ -13,7 +13,7 @@ from simulations.simulator.mesh import CANARY, draw
 from simulations.simulator.meshfaults import Spoiling, TelemetrySpoiled
 from simulations.simulator.peers import AlertRule, Analysis, Crowd, Nobody, OutlierDetection, Peer, Reaction, Unseen
 from simulations.simulator.plant import Ended, Plant
-from simulations.simulator.requests import Attempts, Fate, Requests
+from simulations.simulator.requests import NO_ATTEMPTS, Attempts, Fate, Requests
 from simulations.simulator.scenario import Part, Scenario, Wanted, single
 
 MESH = draw(30, 5)
@@ -117,10 +117,8 @@ def test_with_nobody_acting_users_are_well_when_what_ails_them_has_passed(plant:
 
     def users(fate: Fate) -> Ended:
         calls = np.repeat(call, 10)
-        none = np.zeros(0, np.int64)
-        return Ended(
-            Requests(calls, np.full(10, fate), np.full(10, 0.01)), Attempts(none, none, none, none, np.zeros(0))
-        )
+        made = Requests(calls, np.full(10, fate), np.full(10, 0.01), np.zeros(10, dtype=bool))
+        return Ended(made, NO_ATTEMPTS)
 
     passing, lasting = Nobody(plant, 3.0), Nobody(plant, 3.0)
     watch(passing, lambda second: users(Fate.FAILED if 0 <= second <= 7 else Fate.OK))
