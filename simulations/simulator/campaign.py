@@ -204,7 +204,7 @@ class _Player:
         mine = self._new(known)
         if not mine:
             return scenario.wanted is Wanted.ABSORBED and since >= UNNOTICED_S
-        if since < SHORTEST_S or any(_moves(i, now) for i in mine):
+        if since < SHORTEST_S or any(_moves(i, now, now - since) for i in mine):
             return False
         if len(scenario.services) > 1 and since < LONGEST_S / 2 and not self._all_named(scenario, mine):
             return False
@@ -315,9 +315,12 @@ def _alternatives(truths: tuple[Truth, ...]) -> str:
     return f"{truth.service or 'the whole mesh'}: {names}"
 
 
-def _moves(incident: Incident, now: float) -> bool:
-    """Tell whether the agent still works on an incident; one that waits for a person does not move."""
-    waits = bool(incident.waiting) and now - incident.opened_at >= PATIENCE_S
+def _moves(incident: Incident, now: float, settled_at: float) -> bool:
+    """Tell whether the agent still works on an incident; one that waits for a person does not move.
+
+    While the mesh itself was troubled (until `settled_at`) it waited for no person.
+    """
+    waits = bool(incident.waiting) and now - max(incident.opened_at, settled_at) >= PATIENCE_S
     return incident.is_open and not waits
 
 
