@@ -12,6 +12,9 @@ WIDTH: Final = 420
 HEIGHT: Final = 260
 COLOURS: Final = ("#1f5fa8", "#b3541e", "#2a8a57", "#7a4fb5", "#8a8a8a", "#b0286a", "#6b7a10", "#0f8a94")
 _LEFT, _RIGHT, _BOTTOM = 56, 14, 44
+_LETTER: Final = 5.6
+"""How wide a letter is, about."""
+
 _ROW = 15
 _NEAR = 60
 """Nearer than this to the right edge words stand left of their dot."""
@@ -115,20 +118,21 @@ def drawing(panels: Sequence[Panel], columns: int = 2) -> str:
 def _panel(panel: Panel) -> Iterator[str]:
     parts: list[Line | Dots] = [*panel.lines, *panel.dots]
     named = [each for each in parts if each.name]
+    left_edge = max(_LEFT, 12 + _LETTER * max((len(panel.y.said(mark)) for mark in panel.y.marks()), default=0))
     top = 24 + _ROW * (bool(panel.note) + bool(named))
 
     def place(x: float, y: float) -> tuple[float, float]:
         across, up = panel.x.share(x), panel.y.share(y)
-        return _LEFT + across * (WIDTH - _LEFT - _RIGHT), HEIGHT - _BOTTOM - up * (HEIGHT - _BOTTOM - top)
+        return left_edge + across * (WIDTH - left_edge - _RIGHT), HEIGHT - _BOTTOM - up * (HEIGHT - _BOTTOM - top)
 
     for low, high in panel.spans:
         left, right = place(low, panel.y.low)[0], place(high, panel.y.low)[0]
         shape = f'x="{left:.1f}" y="{top}" width="{right - left:.1f}" height="{HEIGHT - _BOTTOM - top}"'
         yield f'<rect {shape} fill="#f6dede"/>'
-    yield _text(panel.title, _LEFT, 16, bold=True)
+    yield _text(panel.title, left_edge, 16, bold=True)
     if panel.note:
-        yield _text(panel.note, _LEFT, 16 + _ROW, colour="#555")
-    yield from _legend(named, top - 6)
+        yield _text(panel.note, left_edge, 16 + _ROW, colour="#555")
+    yield from _legend(named, left_edge, top - 6)
     for mark in panel.x.marks():
         x, y = place(mark, panel.y.low)
         yield f'<path d="M{x:.1f} {top}V{y:.1f}" stroke="#e4e4e4"/>'
@@ -137,7 +141,7 @@ def _panel(panel: Panel) -> Iterator[str]:
         x, y = place(panel.x.low, mark)
         yield f'<path d="M{x:.1f} {y:.1f}H{WIDTH - _RIGHT}" stroke="#e4e4e4"/>'
         yield _text(panel.y.said(mark), x - 5, y + 4, anchor="end")
-    yield _text(panel.x.label, (_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 12, anchor="middle")
+    yield _text(panel.x.label, (left_edge + WIDTH - _RIGHT) / 2, HEIGHT - 12, anchor="middle")
     middle = (top + HEIGHT - _BOTTOM) / 2
     yield f'<g transform="rotate(-90 13 {middle:.1f})">{_text(panel.y.label, 13, middle, anchor="middle")}</g>'
     for line in panel.lines:
@@ -174,8 +178,7 @@ def _dots(dots: Dots, points: Sequence[tuple[float, float]]) -> Iterator[str]:
             yield _text(dots.words[k], x + (6 if right else -6), y - 4, anchor="start" if right else "end", size=9)
 
 
-def _legend(named: Sequence[Line | Dots], y: float) -> Iterator[str]:
-    left = float(_LEFT)
+def _legend(named: Sequence[Line | Dots], left: float, y: float) -> Iterator[str]:
     for each in named:
         yield f'<rect x="{left:.1f}" y="{y - 8:.1f}" width="9" height="9" rx="2" fill="{COLOURS[each.colour]}"/>'
         yield _text(each.name, left + 13, y)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import click
 
 from models.errors import InvalidInput
+from simulations.outputs import file
 from simulations.simulator.compare import compare, table
 from simulations.simulator.mixture import CLASSES, MIXES, Mixture, named
+from simulations.simulator.picture import picture
 from simulations.simulator.report import story, text
 from simulations.simulator.runner import Campaign, replay, run
 from simulations.simulator.score import score
@@ -40,6 +43,9 @@ from simulations.simulator.score import score
     type=click.IntRange(1, 1000),
     help="Play this many incidents of every class in the mix beside outlier detection, canary analysis and alert rules; a table.",
 )
+@click.option(
+    "--picture", "drawn", metavar="FILE", type=click.Path(path_type=Path), help="Draw the result into this SVG file."
+)
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How the result is shown.")
 def simulate(
     incidents: int,
@@ -51,10 +57,12 @@ def simulate(
     worst: int,
     name: str | None,
     per_class: int | None,
+    drawn: Path | None,
     output: str,
 ) -> None:
     """Play random incidents on simulated meshes and score how the agent heals them."""
     mixture = _mixture(mix)
+    file(drawn)
     if name is not None:
         click.echo(story(replay(name, services, mixture)))
         return
@@ -64,6 +72,8 @@ def simulate(
         return
     played, quiet = run(Campaign(incidents, services, seed, jobs, mixture, quiet_hours), _progress)
     result = score(played, quiet)
+    if drawn is not None:
+        drawn.write_text(picture(result, played), encoding="utf-8")
     if output == "json":
         click.echo(json.dumps(result.figures(), ensure_ascii=False))
     else:

@@ -1,0 +1,57 @@
+"""A campaign as a picture."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from xml.etree import ElementTree as ET
+
+from simulations.simulator.campaign import Played, Quiet
+from simulations.simulator.faults import InstanceErrors
+from simulations.simulator.picture import picture
+from simulations.simulator.scenario import single
+from simulations.simulator.score import score
+
+SVG = "{http://www.w3.org/2000/svg}"
+HEALED = Played(
+    name="1/0/0",
+    scenario=single("instance-errors", InstanceErrors("a-v1-1", 0.5)),
+    detected_s=1.0,
+    first=True,
+    third=True,
+    kind=True,
+    named="instance a/a-v1-1",
+    truth="instance a/a-v1-1",
+    acted_s=1.2,
+    mitigated_s=2.0,
+    escalated=False,
+    innocent=0,
+    undone=0,
+    spoiled=5,
+    usual=0.1,
+    asked=100,
+    ending="resolved",
+    curable=True,
+)
+
+
+def test_the_picture_shows_shares_times_and_classes() -> None:
+    """Four panels; a class of which nothing is known has a line and no dot, and a share stands where it belongs."""
+    missed = replace(
+        HEALED,
+        scenario=replace(HEALED.scenario, kind="service-down"),
+        detected_s=None,
+        first=False,
+        mitigated_s=None,
+        curable=False,
+    )
+    played = [HEALED, HEALED, missed]
+    root = ET.fromstring(picture(score(played, Quiet()), played))
+    panels = root.findall(f"{SVG}g")
+    words = [{text.text for text in panel.iter(f"{SVG}text")} for panel in panels]
+    assert ["3 incidents" in words[0], "detected (3)" in words[0]] == [True, True]
+    assert {"detected", "acted", "users well"} <= words[1]
+    assert {"instance-errors (2)", "service-down (1)"} <= words[2]
+    assert {"instance-errors (2)", "service-down (0)"} <= words[3]
+    dots = [[float(c.get("cx", "nan")) for c in panel.findall(f"{SVG}circle")] for panel in panels]
+    assert [len(some) for some in dots] == [5, 0, 2, 1]
+    assert dots[2][1] > dots[2][0]  # what went as it should lies right of what did not
