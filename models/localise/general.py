@@ -82,7 +82,8 @@ def blame(
 
     `metrics` maps `service|metric` to (times in s, values), NaN where nothing was reported; `inject_time` is when the
     failure was noticed, in the same clock; `edges` are (caller, callee); `target` is the alarm's (service, metric).
-    Raises `InvalidInput` when times and values of a series differ in length.
+    Samples whose time is not finite are left out. Raises `InvalidInput` when times and values of a series differ in length, or
+    `inject_time` is no finite number.
 
     >>> import numpy as np
     >>> t = np.arange(60.0)
@@ -93,6 +94,8 @@ def blame(
     'b'
     """
     tuning = tuning or Tuning()
+    if not math.isfinite(inject_time):
+        raise InvalidInput(f"inject_time is {inject_time}", hint="give the seconds at which the failure was noticed")
     mesh = _mesh(metrics, inject_time, edges)
     rate = rates(mesh)
     found: dict[str, dict[str, float]] = {service: {} for service in mesh.services}
@@ -260,7 +263,8 @@ def _mesh(metrics: Mapping[str, Samples], inject_time: float, edges: Iterable[tu
         if t.shape != v.shape or t.ndim != 1:
             message = f"metrics[{name!r}]: {t.shape} times but {v.shape} values"
             raise InvalidInput(message, hint="give two arrays of the same length per series")
-        series[name] = (t, v)
+        dated = np.isfinite(t)  # a sample without a time says nothing
+        series[name] = (t[dated], v[dated])
     columns, split, where = _grid([t for t, _ in series.values()], inject_time)
     rows: dict[str, list[tuple[Name, FloatArray]]] = {}
     for name in sorted(series):

@@ -9,6 +9,7 @@ incident, so it adds at least `least_slow_s` and makes requests there take `leas
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -81,8 +82,10 @@ class Mixture:
                 f"there is no fault class `{unknown[0]}`",
                 hint=f"there are {', '.join(CLASSES)}; mixes with a name: {', '.join(MIXES)}",
             )
-        if any(not value >= 0 for value in self.shares.values()) or not sum(self.shares.values()) > 0:
-            raise InvalidInput("shares of fault classes must be 0 or more, and one above 0", hint="see --mix")
+        if any(not 0 <= value < math.inf for value in self.shares.values()) or not sum(self.shares.values()) > 0:
+            raise InvalidInput(
+                "shares of fault classes must be numbers of 0 or more, and one above 0", hint="see --mix"
+            )
 
     @property
     def mortal(self) -> bool:

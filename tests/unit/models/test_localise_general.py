@@ -242,3 +242,21 @@ def test_degenerate_metrics_never_raise(
     t = np.arange(float(len(values)))
     found = rank({n: (t, np.asarray(values)) for n in names}, inject, edges, ("a", None))
     assert sorted(found) == sorted({n.split("|")[0] for n in names})
+
+
+@pytest.mark.parametrize("lost", [np.nan, np.inf])
+def test_a_sample_without_a_time_changes_nothing_else(lost: float) -> None:
+    """One time that is no number takes its sample away and leaves the ranking as it was."""
+    t = np.arange(60.0)
+    quiet = np.tile([0.10, 0.11], 30)
+    slow = np.where(t < 50, quiet, 0.5)
+    torn = np.where(t == 3, lost, t)
+    metrics = {"a|latency": (torn, slow), "b|latency": (t, slow), "c|latency": (t, quiet)}
+    assert [b.service for b in blame(metrics, 50, [("a", "b")])] == ["b", "a", "c"]
+
+
+@pytest.mark.parametrize("moment", [np.nan, np.inf, -np.inf])
+def test_a_failure_at_no_time_is_refused(moment: float) -> None:
+    """Without a time of the failure there is no before and after to compare."""
+    with pytest.raises(InvalidInput, match="inject_time"):
+        blame({"a|latency": (np.arange(9.0), np.ones(9))}, moment, [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -334,8 +335,9 @@ def test_a_mixture_that_cannot_be_drawn_is_refused() -> None:
     """Unknown classes and empty mixtures say what there is."""
     with pytest.raises(InvalidInput, match="no fault class `gremlins`"):
         Mixture({"gremlins": 1.0})
-    with pytest.raises(InvalidInput, match="one above 0"):
-        Mixture({"surge": -1.0})
+    for share in (-1.0, 0.0, math.nan, math.inf):
+        with pytest.raises(InvalidInput, match="one above 0"):
+            Mixture({"surge": share})
 
 
 def test_quiet_hours_are_counted_and_bound_what_they_cannot_show() -> None:
