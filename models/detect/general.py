@@ -99,7 +99,7 @@ class GeneralDetector:
         """
         try:
             state = _CODEC.validate_json(saved)
-            _check(state)
+            _check(state, json.loads(saved))
         except (ValidationError, ValueError) as error:
             raise InvalidInput(
                 f"state of a general detector cannot be read: {error}", hint="delete it; the detector learns anew"
@@ -107,8 +107,15 @@ class GeneralDetector:
         self._state = state
 
 
-def _check(state: _State) -> None:
-    """Raise ValueError where a list has another length than this version writes."""
+def _fields(state: object) -> object:
+    """Return the names in a saved state, level by level."""
+    return {name: _fields(part) for name, part in state.items()} if isinstance(state, dict) else None
+
+
+def _check(state: _State, saved: object) -> None:
+    """Raise ValueError where a field is missing or unknown, or a list has another length than this version writes."""
+    if _fields(saved) != _fields(json.loads(_CODEC.dump_json(_State()))):
+        raise ValueError("fields are missing, or there are more")
     fresh = Views()
     views = state.views
     if state.format != FORMAT:

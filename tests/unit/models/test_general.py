@@ -239,7 +239,7 @@ def test_the_state_is_small() -> None:
     assert len(learnt(5000).save()) < 50_000
 
 
-@pytest.mark.parametrize("damage", ["cut", "format", "ring", "bins"])
+@pytest.mark.parametrize("damage", ["cut", "format", "ring", "bins", "empty", "lost", "more"])
 def test_a_damaged_state_is_refused_whole(damage: str) -> None:
     """An unreadable state raises InvalidInput and the detector stays as it was."""
     detector = learnt(300)
@@ -251,6 +251,12 @@ def test_a_damaged_state_is_refused_whole(damage: str) -> None:
         state["views"]["values"]["ring"].pop()
     elif damage == "bins":
         state["views"]["profile"]["means"].append(0.0)
+    elif damage == "empty":
+        state = {}
+    elif damage == "lost":
+        del state["views"]["profile"]
+    elif damage == "more":
+        state["views"]["moods"] = 1
     bad = saved[:-5] if damage == "cut" else json.dumps(state).encode()
     with pytest.raises(InvalidInput, match="cannot be read"):
         detector.restore(bad)
