@@ -62,6 +62,10 @@ def simulate(
 ) -> None:
     """Play random incidents on simulated meshes and score how the agent heals them."""
     mixture = _mixture(mix)
+    if drawn is not None and (name is not None or per_class is not None):
+        raise InvalidInput(
+            "--picture draws a campaign, not one incident or a comparison", hint="leave --replay and --compare out"
+        )
     file(drawn)
     if name is not None:
         click.echo(story(replay(name, services, mixture)))

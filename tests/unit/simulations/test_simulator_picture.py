@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import pytest
+from click.testing import CliRunner
+
+from fibrin.cli.simulate import simulate
+from models.errors import InvalidInput
 from simulations.simulator.campaign import Played, Quiet
 from simulations.simulator.faults import InstanceErrors
 from simulations.simulator.picture import picture
@@ -55,3 +61,13 @@ def test_the_picture_shows_shares_times_and_classes() -> None:
     dots = [[float(c.get("cx", "nan")) for c in panel.findall(f"{SVG}circle")] for panel in panels]
     assert [len(some) for some in dots] == [5, 0, 2, 1]
     assert dots[2][1] > dots[2][0]  # what went as it should lies right of what did not
+
+
+@pytest.mark.parametrize("other", [("--replay", "3/0/1"), ("--compare", "1")])
+def test_a_picture_of_what_is_no_campaign_is_refused(other: tuple[str, str], tmp_path: Path) -> None:
+    """One incident and a comparison have no such picture, which is said before anything is played."""
+    drawn = tmp_path / "x.svg"
+    result = CliRunner().invoke(simulate, [*other, "--picture", str(drawn)])
+    assert isinstance(result.exception, InvalidInput)
+    assert "--picture" in str(result.exception)
+    assert not drawn.exists()
