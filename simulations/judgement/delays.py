@@ -20,8 +20,9 @@ from models.detect import Engine, FalseAlarmBudget, Tick
 from models.detect.bets import MARGIN
 from models.frame import Cells
 from models.incident import Signal
-from models.signals import BOUNDS_S, BUCKETS
+from models.signals import BOUNDS_S
 from simulations.bench.figures import Table, Target
+from simulations.judgement.canaries.traffic import latency_counts
 from simulations.outputs import file_argument
 from simulations.plot import Axis, Dots, Line, Panel, drawing
 
@@ -121,7 +122,7 @@ def delay(case: Case, runs: int = 200, seed: int = 1) -> Delay:
         sick[quiet:] = (k >= start) & ~np.isfinite(first)
         requests = rng.poisson(rate)
         errors = rng.binomial(requests, np.where(sick, case.after, case.before))
-        latency = _draw(rng, requests, np.where(sick, case.slower, 1.0))
+        latency = latency_counts(requests, MEDIAN_S * np.where(sick, case.slower, 1.0), SIGMA, rng)
         tick = Tick(rows, requests.astype(np.float64), errors.astype(np.float64), Cells.table(latency))
         alarms = dict(engine.advance(now, tick))
         if engine.due():
@@ -134,13 +135,6 @@ def delay(case: Case, runs: int = 200, seed: int = 1) -> Delay:
             break
     worst = np.where(np.isfinite(first), first, MOST_TICKS)
     return Delay(case, float(worst.mean()), float(np.quantile(worst, 0.95)), bound(case, engine.threshold))
-
-
-def _draw(rng: np.random.Generator, requests: npt.NDArray[np.int64], slower: Floats) -> Floats:
-    owner = np.repeat(np.arange(len(requests)), requests)
-    seconds = MEDIAN_S * slower[owner] * np.exp(SIGMA * rng.standard_normal(len(owner)))
-    places = owner * BUCKETS + np.searchsorted(BOUNDS_S, seconds)
-    return np.bincount(places, minlength=len(requests) * BUCKETS).reshape(-1, BUCKETS).astype(np.float64)
 
 
 def table(found: tuple[Delay, ...]) -> Table:

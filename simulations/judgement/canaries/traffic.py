@@ -114,12 +114,12 @@ def latency_ticks(
         own = (state[:, :1] if now < world.onset_s else state[:, :1] + 4, state[:, 1:])
         requests = rng.poisson(world.rps * tick_s * load, (lanes, INSTANCES))
         requests[:, 0] *= now >= 0
-        counts = _draw(requests, world.median_s * factors[np.concatenate(own, axis=1)], world.spread, rng)
+        counts = latency_counts(requests, world.median_s * factors[np.concatenate(own, axis=1)], world.spread, rng)
         yield counts[:, 0], counts[:, 1:]
 
 
-def _draw(requests: IntArray, median_s: FloatArray, spread: float, rng: np.random.Generator) -> FloatArray:
-    """Return latency counts (lanes, instances, BUCKETS) of log-normal latencies."""
+def latency_counts(requests: IntArray, median_s: FloatArray, spread: float, rng: np.random.Generator) -> FloatArray:
+    """Return latency counts, shape (*requests.shape, BUCKETS), of requests whose latencies are log-normal around `median_s` (same shape)."""
     owner = np.repeat(np.arange(requests.size), requests.ravel())
     latency = median_s.ravel()[owner] * np.exp(spread * rng.standard_normal(len(owner)))
     bucket = np.searchsorted(BOUNDS_S, latency)

@@ -9,10 +9,9 @@ from typing import Final
 import numpy as np
 
 from models.detect import Engine, FalseAlarmBudget, Tick
-from models.detect.baseline import FloatArray
 from models.frame import Cells
 from models.incident import Signal
-from models.signals import BOUNDS_S, BUCKETS
+from simulations.judgement.canaries.traffic import latency_counts
 from simulations.plot import Axis, Dots, Line, Panel
 
 TICK_S: Final = 0.2
@@ -97,7 +96,7 @@ def play(trouble: Trouble, seed: int = 7) -> Story:
         sick = struck & (0 <= k < round(trouble.lasts_s / TICK_S))
         requests = rng.poisson(RATE * TICK_S * np.where(sick, trouble.traffic, 1.0))
         errors = rng.binomial(requests, np.where(sick, trouble.errors, ERRORS))
-        latency = _latencies(rng, requests, np.where(sick, trouble.slower, 1.0))
+        latency = latency_counts(requests, MEDIAN_S * np.where(sick, trouble.slower, 1.0), SIGMA, rng)
         tick = Tick(rows, requests.astype(np.float64), errors.astype(np.float64), Cells.table(latency))
         end_s = (k + 1) * TICK_S
         alarms = dict(engine.advance(LEARN_S + end_s, tick))
@@ -122,10 +121,3 @@ def _evidence(engine: Engine, signal: Signal) -> float:
             return float(engine.latency.evidence(first)[0])
         case _:
             return float(engine.traffic.evidence(first)[0])
-
-
-def _latencies(rng: np.random.Generator, requests: np.ndarray, slower: FloatArray) -> FloatArray:
-    owner = np.repeat(np.arange(len(requests)), requests)
-    seconds = MEDIAN_S * slower[owner] * np.exp(SIGMA * rng.standard_normal(len(owner)))
-    places = owner * BUCKETS + np.searchsorted(BOUNDS_S, seconds)
-    return np.bincount(places, minlength=len(requests) * BUCKETS).reshape(-1, BUCKETS).astype(np.float64)
