@@ -114,7 +114,7 @@ def _fields(state: object) -> object:
 
 def _check(state: _State, saved: object) -> None:
     """Raise ValueError where a field is missing or unknown, or a list has another length than this version writes."""
-    if _fields(saved) != _fields(json.loads(_CODEC.dump_json(_State()))):
+    if _fields(saved) != _fields(asdict(state)):
         raise ValueError("fields are missing, or there are more")
     fresh = Views()
     views = state.views
