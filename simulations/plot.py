@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Final
+from typing import Final, Protocol
 
 WIDTH: Final = 420
 HEIGHT: Final = 260
@@ -100,6 +100,38 @@ class Panel:
     note: str = ""
 
 
+class Estimate(Protocol):
+    """A share of `total`, 0–1, with the bounds of its interval."""
+
+    @property
+    def total(self) -> int:
+        """How many it is a share of."""
+
+    @property
+    def value(self) -> float:
+        """The share."""
+
+    @property
+    def low(self) -> float:
+        """Lower bound."""
+
+    @property
+    def high(self) -> float:
+        """Upper bound."""
+
+
+def shares(title: str, label: str, each: Mapping[str, Estimate]) -> Panel:
+    """Return shares by name, the first at the bottom, with bars for their intervals; a share of nothing has a line and no dot."""
+    rows = [(k + 0.5, name, share) for k, (name, share) in enumerate(each.items())]
+    known = [(at, share) for at, _, share in rows if share.total]
+    return Panel(
+        title,
+        Axis(label, 0.0, 1.0),
+        Axis("", 0.0, float(max(1, len(rows))), ticks=tuple((at, name) for at, name, _ in rows)),
+        dots=(Dots([s.value for _, s in known], [at for at, _ in known], bars=[(s.low, s.high) for _, s in known]),),
+    )
+
+
 def drawing(panels: Sequence[Panel], columns: int = 2) -> str:
     """Return the panels, in rows of `columns`, as the text of an SVG file."""
     rows = math.ceil(len(panels) / columns)
@@ -147,8 +179,7 @@ def _panel(panel: Panel) -> Iterator[str]:
     for line in panel.lines:
         points = [place(x, y) if math.isfinite(y) else None for x, y in zip(line.x, line.y, strict=True)]
         dash = ' stroke-dasharray="4 3"' if line.dashed else ""
-        path = _path(points, steps=line.steps)
-        yield f'<path d="{path}" fill="none" stroke="{COLOURS[line.colour]}" stroke-width="1.5"{dash}/>'
+        yield f'<path d="{path(points, steps=line.steps)}" fill="none" stroke="{COLOURS[line.colour]}" stroke-width="1.5"{dash}/>'
     for dots in panel.dots:
         yield from _dots(dots, [place(x, y) for x, y in zip(dots.x, dots.y, strict=True)])
         for (low, high), y in zip(dots.bars, dots.y, strict=bool(dots.bars)):
@@ -156,7 +187,8 @@ def _panel(panel: Panel) -> Iterator[str]:
             yield f'<path d="M{left:.1f} {level:.1f}H{right:.1f}" stroke="{COLOURS[dots.colour]}"/>'
 
 
-def _path(points: Sequence[tuple[float, float] | None], *, steps: bool) -> str:
+def path(points: Iterable[tuple[float, float] | None], *, steps: bool = False) -> str:
+    """Return SVG's path data of a line through points, with a gap at None; `steps`: each level lasts until the next point."""
     parts, pen, level = [], "M", 0.0
     for point in points:
         if point is None:

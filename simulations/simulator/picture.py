@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from simulations.plot import Axis, Dots, Line, Panel, drawing
+from simulations.plot import Axis, Line, Panel, drawing, shares
 from simulations.simulator.campaign import Played
 from simulations.simulator.scenario import Wanted
 from simulations.simulator.score import Score, Share, as_it_should, mitigated
@@ -43,18 +43,9 @@ def _each(
     return {name: Share(sum(map(holds, some)), len(some)) for name, some in asked.items()}
 
 
-def _shares(title: str, shares: dict[str, Share]) -> Panel:
-    """Return shares with the bars of their 95 % intervals; what nothing is known of has none."""
-    rows = [(k + 0.5, name, share) for k, (name, share) in enumerate(shares.items())]
-    known = [(at, share) for at, _, share in rows if share.total]
-    return Panel(
-        title,
-        Axis("share (bars: 95 %)", 0.0, 1.0),
-        Axis(
-            "", 0.0, float(max(1, len(rows))), ticks=tuple((at, f"{name} ({share.total})") for at, name, share in rows)
-        ),
-        dots=(Dots([s.value for _, s in known], [at for at, _ in known], bars=[(s.low, s.high) for _, s in known]),),
-    )
+def _shares(title: str, each: dict[str, Share]) -> Panel:
+    """Return shares, each said with how many it is of."""
+    return shares(title, "share (bars: 95 %)", {f"{name} ({share.total})": share for name, share in each.items()})
 
 
 def _times(played: Sequence[Played]) -> Panel:

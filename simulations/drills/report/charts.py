@@ -9,6 +9,7 @@ from html import escape
 from typing import Final
 
 from simulations.drills.report.told import Moment, Series
+from simulations.plot import path
 
 WIDTH, HEIGHT = 560, 239
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 44, 75, 24
@@ -135,17 +136,9 @@ def _marks(marks: Sequence[Moment], span: tuple[float, float], x: Callable[[floa
 
 def _path(line: Series, colour: str, x: Callable[[float], float], y: Callable[[float], float]) -> str:
     """One line; it has a gap where nothing is known."""
-    commands, pen = [], "M"
-    for t, value in zip(line.at, line.values, strict=True):
-        if value is None:
-            pen = "M"
-            continue
-        commands.append(f"{pen}{x(t):.1f} {y(value):.1f}")
-        pen = "L"
+    points = (None if v is None else (x(t), y(v)) for t, v in zip(line.at, line.values, strict=True))
     name = escape(line.name)
-    return (
-        f'<path d="{"".join(commands)}" fill="none" stroke="{colour}" stroke-width="1.6"><title>{name}</title></path>'
-    )
+    return f'<path d="{path(points)}" fill="none" stroke="{colour}" stroke-width="1.6"><title>{name}</title></path>'
 
 
 def _legend(lines: Sequence[Series], colours: Mapping[str, str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from simulations.judgement.causes import answers
-from simulations.plot import Axis, Dots, Line, Panel
+from simulations.plot import Axis, Dots, Line, Panel, shares
 from simulations.simulator.score import Share
 
 
@@ -27,19 +27,9 @@ def panels(cases: int) -> tuple[Panel, ...]:
         ),
         note="each dot: so many causes; two right ones that share the odds count half each",
     )
-    names = sorted(found.hits, reverse=True)
-    firsts = [Share(sum(first for first, _ in found.hits[name]), len(found.hits[name])) for name in names]
-    height = Axis("", 0.0, float(len(names)), ticks=tuple((k + 0.5, name) for k, name in enumerate(names)))
-    sorts = Panel(
-        "The right cause in first place, by sort of fault",
-        Axis("share of incidents (bars: 95 %)", 0.0, 1.0),
-        height,
-        dots=(
-            Dots(
-                [one.value for one in firsts],
-                [k + 0.5 for k in range(len(names))],
-                bars=[(one.low, one.high) for one in firsts],
-            ),
-        ),
-    )
+    firsts = {
+        name: Share(sum(first for first, _ in found.hits[name]), len(found.hits[name]))
+        for name in sorted(found.hits, reverse=True)
+    }
+    sorts = shares("The right cause in first place, by sort of fault", "share of incidents (bars: 95 %)", firsts)
     return sure, sorts
