@@ -21,7 +21,7 @@ from simulations.simulator.attack import Attack
 from simulations.simulator.guilt import Guilt, Truth
 from simulations.simulator.mesh import draw
 from simulations.simulator.mixture import DEFAULT, Mixture
-from simulations.simulator.plant import Ended, Load, failed
+from simulations.simulator.plant import Ended, Load, failed, spoils
 from simulations.simulator.remedy import curable
 from simulations.simulator.scenario import Scenario, Wanted
 from simulations.simulator.world import TICK_S, World, open_world
@@ -283,8 +283,7 @@ class _Player:
         self._bad += int(bad.sum())
         if len(self._seconds) < 40_000:  # noqa: PLR2004
             self._seconds += seconds.tolist()
-        usual = self._usual * len(bad)
-        if bad.sum() > max(2.0, 4 * usual):
+        if spoils(int(bad.sum()), self._usual * len(bad)):
             self._spoiled_at = self._world.clock.now
         return ended
 

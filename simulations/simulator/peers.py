@@ -16,7 +16,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from simulations.simulator.layout import Bools, Floats, Ints
-from simulations.simulator.plant import Ended, Plant
+from simulations.simulator.plant import Ended, Plant, spoils
 from simulations.simulator.requests import BAD, Ends, Fate
 
 CALM_S: Final = 60.0
@@ -214,16 +214,16 @@ class Nobody:
         """Take one tick."""
         users = self._layout.of_users(ended.requests.call)
         seconds = ended.requests.seconds[users]
-        failed = BAD[ended.requests.fate[users]]
+        lost = BAD[ended.requests.fate[users]]
         self._now = since_s
         if since_s < 0:
             self._seconds.append(seconds)
-            self._bad, self._all = self._bad + int(failed.sum()), self._all + len(failed)
+            self._bad, self._all = self._bad + int(lost.sum()), self._all + len(lost)
             return
         if np.isinf(self._limit_s):
             self._limit_s = self._slow * float(np.percentile(np.concatenate(self._seconds), 99))
-        bad = int((failed | (seconds > self._limit_s)).sum())
-        if bad > max(2.0, 4 * len(failed) * self._bad / max(1, self._all)):
+        bad = int((lost | (seconds > self._limit_s)).sum())
+        if spoils(bad, len(lost) * self._bad / max(1, self._all)):
             self._spoiled_at = since_s
 
 

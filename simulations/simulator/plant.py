@@ -248,6 +248,11 @@ class Plant:
         return Ended(joined([NO_REQUESTS, *requests]), joined([NO_ATTEMPTS, *attempts]))
 
 
+def spoils(bad: int, usual: float) -> bool:
+    """Tell whether so many of users' requests went badly in one tick that it is no longer a good day, when `usual` are expected to."""
+    return bad > max(2.0, 4 * usual)
+
+
 def failed(requests: Requests) -> Bools:
     """Return which requests failed for their caller."""
     bad: Bools = BAD[requests.fate]
