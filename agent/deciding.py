@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Final
 
 from agent import metrics, story
+from agent.claims import asks
 from agent.gates import Interlock
-from agent.incidents import Incident, timed
+from agent.incidents import Datum, Incident, timed
 from agent.ports import Circumstances, Draft
 from agent.scribe import Gate, Scribe, Tools
 from agent.settings import stricter
@@ -62,7 +63,7 @@ class Deciding:
         if not draft.steps:
             await self._nothing_to_do(track, draft, around, ledger)
             return False
-        track.blocked_at = 0.0
+        track.blocked_at, track.sure = 0.0, incident.cause.probability
         mode = stricter(draft.mode, self._t.settings.mode)
         taken = incident.steps[: incident.step + 1]
         track.incident = replace(
@@ -96,6 +97,30 @@ class Deciding:
         number = await self._t.decisions.write(track.incident, draft, around, ledger, track.evidence)
         track.incident = replace(track.incident, decision=number)
         return True
+
+    def surer(self, track: Track) -> bool:
+        """Tell whether a plan that waits for a person was made when its cause was less certain than it is now."""
+        cause = track.incident.cause
+        return cause is not None and asks(track.incident) and cause.probability > track.sure
+
+    def outgrown(self, track: Track, around: Circumstances) -> bool:
+        """Drop a plan that waits for a person when, the cause being surer now, another playbook would be chosen; tell whether."""
+        incident, cause = track.incident, track.incident.cause
+        if cause is None or not self.surer(track):
+            return False
+        track.sure = cause.probability
+        draft = self._t.planner.draft(cause, around)
+        if not draft.steps or draft.playbook == incident.playbook:
+            return False
+        why = f"{draft.playbook} instead of {incident.playbook}, the cause is surer now: {story.suspicion(cause)}"
+        self.drop(track, why, playbook=draft.playbook, probability=cause.probability)
+        return True
+
+    def drop(self, track: Track, why: str, **data: Datum) -> None:
+        """Take back a plan that waits for a person, who may be asked anew: another is to be made."""
+        track.incident = replace(track.incident, playbook="", mode="", steps=(), step=-1)
+        track.paged -= ASKED
+        self._scribe.move(track, Stage.CORRELATED, why, **data)
 
     async def go_on(self, track: Track) -> None:
         """Go to the plan's next step (there is one), which a person approves anew where asked."""

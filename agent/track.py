@@ -19,7 +19,7 @@ class Track:
     `live_at`: when one of its anomalies was last active. `awake`: its anomalies have been seen by this process (an
     incident read back after a restart is not acted on before). `busy`: a task works on it. `bad_at`: when users last
     saw the fault. `told_at`: when its cause was last
-    told. `own_at`: when its cause itself last showed a symptom. `doubt_until`: while set, the cause is to be named anew before anything is planned. `late_s`: how late telemetry came at
+    told. `own_at`: when its cause itself last showed a symptom. `doubt_until`: while set, the cause is to be named anew before anything is planned. `sure`: how probable its cause was at most since the plan was made. `late_s`: how late telemetry came at
     most since the step was taken. `in_flight`: an overlay, and how long requests from before it may still come in (s). `before`: a service, and the requests per second it got
     before the incident (None: not known). `harm_at`: when its neighbours were last looked at; `ill`: an overlay, and who was ill before it was laid. `muted_until`: while set, symptoms of its cause are its
     own (its breaker is half-open). `evidence`: what its causes were named from. `renewed_at`: last proof that its
@@ -41,6 +41,7 @@ class Track:
     in_flight: tuple[str, float] | None = None
     before: tuple[str, float | None] | None = None
     doubt_until: float = 0.0
+    sure: float = 0.0
     attempts: int = 0
     recover: bool = False
     unmuted: bool = False

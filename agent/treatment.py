@@ -13,7 +13,7 @@ import structlog
 from agent import metrics
 from agent.acting import RETRY_S, Acting, Ending
 from agent.deciding import HARMED, Deciding, following
-from agent.incidents import timed, with_step
+from agent.incidents import Datum, timed, with_step
 from agent.ports import Circumstances
 from agent.records import judged, signal_text, step_json
 from agent.scribe import Gate, Scribe, Tools
@@ -47,6 +47,7 @@ class Treatment(Scribe):
 
     async def treat(self, track: Track, around: Circumstances, block: Gate) -> None:
         """Plan (unless planned) and act, if `block()` allows it now; otherwise note why not and wait or escalate."""
+        self._deciding.outgrown(track, around)
         if track.incident.stage is Stage.CORRELATED and not await self._deciding.plan(track, around):
             return
         while track.incident.stage is Stage.PLANNED and await self._deciding.may(track, around, block):
@@ -61,9 +62,13 @@ class Treatment(Scribe):
                     pass
             return
 
+    def drop(self, track: Track, why: str, **data: Datum) -> None:
+        """Take back a plan that waits for a person: its cause is another one."""
+        self._deciding.drop(track, why, **data)
+
     def asked(self, track: Track) -> bool:
         """Tell whether all that is left to do about a planned step is a person's, who has been told."""
-        return self._deciding.asked(track)
+        return self._deciding.asked(track) and not self._deciding.surer(track)
 
     async def resolve(self, track: Track, judgement: Judgement) -> None:
         """The signal is back: keep the overlay, close the incident."""

@@ -16,7 +16,6 @@ from typing import Final
 from agent import metrics, story
 from agent.claims import asks, joined, presentable, remaining, thinks, without
 from agent.correlate import Symptoms, about, explains, upstream
-from agent.deciding import ASKED
 from agent.history import History
 from agent.incidents import Datum, Incident, timed
 from agent.mesh import MeshView
@@ -325,9 +324,7 @@ class Triage:
             self._treatment.move(track, Stage.CORRELATED, f"cause: {story.suspicion(best)}", **data)
             track.told_at = now
         elif other and asks(track.incident):  # the plan that waits is about another cause: plan anew
-            track.incident = replace(track.incident, playbook="", mode="", steps=(), step=-1)
-            track.paged -= ASKED
-            self._treatment.move(track, Stage.CORRELATED, f"cause, seen better now: {story.suspicion(best)}", **data)
+            self._treatment.drop(track, f"cause, seen better now: {story.suspicion(best)}", **data)
             track.told_at = now
         elif other and due:
             self._treatment.note(track, f"cause, seen better now: {story.suspicion(best)}", **data)

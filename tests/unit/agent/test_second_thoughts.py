@@ -7,6 +7,7 @@ from pathlib import Path
 
 from agent.audit import read, verify
 from agent.claims import remaining
+from agent.ports import Circumstances, Draft
 from agent.replay import decisions, replay
 from agent.triage import FADING_S
 from models.domain import Edge
@@ -15,7 +16,7 @@ from models.overlay import EjectInstance, OpenBreaker, ShiftTraffic
 from models.signals import Series, Side
 from playbooks.schema import Mode
 
-from .conftest import Fault, World, anomaly, bad_version, client, step
+from .conftest import Fault, ScriptedPlanner, World, anomaly, bad_version, client, step
 from .shop import open_mesh
 
 EJECT = (step("eject", EjectInstance("catalog", "catalog-v2-1")),)
@@ -206,3 +207,39 @@ async def test_a_new_symptom_names_another_cause_at_once(world: World) -> None:
     world.faults = [blaming_checkout(world, at_one)]
     await world.step(2.0)
     assert str(world.incident.cause).startswith("service checkout")
+
+
+class Doubtful(ScriptedPlanner):
+    """Has a playbook for a cause that is only suspected, which asks a person, and one for a sure cause, which acts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drafts = 0
+
+    def draft(self, cause: Cause, circumstances: Circumstances) -> Draft:
+        del circumstances
+        self.drafts += 1
+        if cause.probability < 0.6:
+            return Draft("suspected", Mode.APPROVE, self.steps.get(cause.service, ())[1:])
+        return Draft("sure", Mode.AUTO, self.steps.get(cause.service, ())[:1])
+
+
+async def test_a_plan_that_waits_for_a_person_gives_way_when_its_cause_is_surer(world: World) -> None:
+    """Thin evidence asked a person; as it grows the playbook for the sure cause is taken, without waiting for an answer."""
+    planner = world.planner = Doubtful()
+    await world.begin()
+    await world.step(1.0)
+    fault = bad_version(world, probability=0.5)
+    world.break_(fault)
+    await world.step(3.0)
+    assert (world.stage, world.incident.playbook, len(world.pager.pages)) == ("planned", "suspected", 1)
+    drafts = planner.drafts
+    await world.step(1.0)
+    assert planner.drafts == drafts, "nothing is planned anew while the cause is as it was"
+    for probability in (0.55, 0.45, 0.7):
+        world.faults = [replace(fault, cause=replace(fault.cause, probability=probability))]
+        await world.step(0.5)
+    await world.step(6.0)
+    assert (world.stage, world.incident.playbook, len(world.pager.pages)) == ("resolved", "sure", 1)
+    (told,) = [m.message for m in world.incident.history if "the cause is surer now" in m.message]
+    assert told.startswith("sure instead of suspected")
