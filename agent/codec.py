@@ -46,6 +46,7 @@ def summary(incident: Incident) -> dict[str, Any]:
         "onset": incident.onset,
         "opened_at": incident.opened_at,
         "waiting": incident.waiting,
+        "users": str(incident.users),
         "approved_by": incident.approved_by,
         "paused": incident.paused,
         "held": incident.held,

@@ -23,7 +23,7 @@ SHADOW: Final = "shadow"
 APPROVE: Final = "approve"
 """Keys under which a person is told why nothing is done."""
 
-ASKED: Final = frozenset({APPROVE, f"page {APPROVE}", SHADOW})
+ASKED: Final = frozenset({APPROVE, f"page {APPROVE}", f"tell {APPROVE}", SHADOW})
 """What was told of a plan that waits for a person; forgotten when there is another plan."""
 
 HARMED: Final = "harmed"
@@ -128,7 +128,7 @@ class Deciding:
         assert chosen is not None
         track.incident = replace(track.incident, step=chosen, approved_by="", planned_at=self._t.clock())
         track.attempts, track.retry_at = 0, 0.0
-        track.paged -= {APPROVE, f"page {APPROVE}"}
+        track.paged -= ASKED
         self._scribe.move(track, Stage.PLANNED, f"next step: {deed(track.incident)}")
         await self._scribe.save(track)
 
@@ -141,7 +141,8 @@ class Deciding:
             return OBSERVE_ONLY in track.paged
         if incident.mode == Mode.SHADOW:
             return SHADOW in track.paged
-        return incident.mode == Mode.APPROVE and not incident.approved_by and f"page {APPROVE}" in track.paged
+        told = {f"page {APPROVE}", f"tell {APPROVE}"} & track.paged
+        return incident.mode == Mode.APPROVE and not incident.approved_by and bool(told)
 
     async def may(self, track: Track, around: Circumstances, gate: Gate) -> bool:
         """Tell whether the planned step may be taken now; if not, say why, once."""

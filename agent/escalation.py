@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import aiohttp
@@ -13,7 +14,7 @@ from agent import metrics
 from agent.channels import About, Channel, Message, about, body, message
 from agent.incidents import Incident
 from models.domain import Topology
-from playbooks.schema import Playbook
+from playbooks.schema import Playbook, Severity
 from playbooks.view import View
 
 log = structlog.get_logger(__name__)
@@ -57,9 +58,11 @@ class WebhookPager:
         if self._session is not None:
             await self._session.close()
 
-    def page(self, incident: Incident, text: str) -> None:
-        """Call a person; never blocks, never raises."""
+    def page(self, incident: Incident, text: str, *, urgent: bool = True) -> None:
+        """Call a person, or tell them when it is not `urgent` (a warning at most); never blocks, never raises."""
         page = message(incident, text, self._playbooks, View(self._topology()))
+        if not urgent and page.severity is Severity.CRITICAL:
+            page = replace(page, severity=Severity.WARNING)
         log.warning("agent.page", incident=incident.id, text=text, severity=str(page.severity))
         self._post(about(incident), page)
 

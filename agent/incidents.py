@@ -79,6 +79,15 @@ class Weighed:
     reason: str
 
 
+class Users(StrEnum):
+    """How users are because of an incident: nobody can tell, it will show in a moment, they feel nothing, they are hurt."""
+
+    UNKNOWN = "unknown"
+    PENDING = "pending"
+    WELL = "well"
+    HURT = "hurt"
+
+
 @dataclass(frozen=True, slots=True)
 class Incident:
     """The whole story of one incident.
@@ -90,6 +99,7 @@ class Incident:
     order). `merged_into` is the incident about the same cause that took this one over, `merged` are those it
     took over itself, `split_from` is the incident whose cause did not explain these symptoms. `decision` is the audit record of its plan (0: none). `held` tells that the incident still keeps its overlay alive.
     `about` is the key of the cause that the plan is for, `planned_at` when the step that waits was planned (Unix s), `refuted` are the keys of causes whose plan did not help.
+    `users` tells whether they feel it (looked at while it waits).
     `times` are the first times of: onset, detected, correlated, planned, acted, acked, recovered, verified, closed.
     """
 
@@ -119,6 +129,7 @@ class Incident:
     about: str = ""
     planned_at: float = 0.0
     refuted: tuple[str, ...] = ()
+    users: Users = Users.UNKNOWN
     times: Mapping[str, float] = field(default_factory=dict)
     history: tuple[Moment, ...] = ()
 

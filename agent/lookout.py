@@ -16,6 +16,7 @@ from agent.scribe import Gate, Tools
 from agent.senses import Senses
 from agent.surge import Surges
 from agent.track import Track
+from agent.users import Onlooker
 from models.incident import Cause
 from models.signals import Saturation
 
@@ -40,13 +41,16 @@ class Lookout:
     _saturation: tuple[Saturation, ...] = field(default=(), init=False)
     _full: Mapping[str, float] | None = field(default=None, init=False)  # of this tick, once it was asked for
     _surges: Surges = field(init=False)
+    onlooker: Onlooker = field(init=False)
 
     def __post_init__(self) -> None:
         self._surges = Surges(self.history)
+        self.onlooker = Onlooker(self.senses, self.history)
 
     def see(self, symptoms: Symptoms, saturation: tuple[Saturation, ...]) -> None:
         """Take in what this tick showed: what is anomalous, and how full instances are."""
         self.symptoms, self._saturation, self._full = symptoms, saturation, None
+        self.onlooker.look(symptoms.all, self.blind)
 
     def gate(self, track: Track) -> Gate:
         """Return what tells whether the incident's planned step may be taken at the moment it is asked."""

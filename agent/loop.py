@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any, Final
 
 import structlog
@@ -18,7 +19,7 @@ from agent import metrics, verification
 from agent.caretaker import Caretaker
 from agent.correlate import Symptoms
 from agent.history import History
-from agent.incidents import Incident
+from agent.incidents import Incident, Users
 from agent.inheritance import Inheritance
 from agent.lookout import Lookout
 from agent.people import People
@@ -301,6 +302,7 @@ class HealingLoop:
         chosen, self._due = sorted(self._due, key=lambda track: track.considered_at)[:MOST_CONSIDERED], []
         for track in chosen:
             track.considered_at = now
+            track.incident = replace(track.incident, users=self._lookout.onlooker.users(track.incident, now))
             around = self._lookout.circumstances(track, now)
             self._start(track, self.treatment.treat(track, around, self._lookout.gate(track)))
 
@@ -316,8 +318,12 @@ class HealingLoop:
     def _treat(self, track: Track, now: float) -> None:
         if track.incident.stage is Stage.PLANNED and self._triage.passes(track, now):
             return
-        if track.awake and not self.treatment.asked(track):
+        if track.awake and (not self.treatment.asked(track) or self._felt(track)):
             self._due.append(track)
+
+    def _felt(self, track: Track) -> bool:
+        """Tell whether users begin to feel what a person was told without haste."""
+        return track.incident.users is Users.WELL and self._lookout.onlooker.hurt(track.incident)
 
     def _withdraw(self, track: Track, why: str) -> None:
         self._start(track, self.treatment.withdraw(track, why))
@@ -327,6 +333,10 @@ class HealingLoop:
         if track.muted_until and now >= track.muted_until:  # the echo of a look at its breaker is over
             track.muted_until = 0.0
             self._proving.forget_alarms(track)
+        if incident.stage is Stage.ESCALATED and self._felt(track):
+            track.incident = replace(incident, users=Users.HURT)
+            self._start(track, self.treatment.hurry(track))
+            return
         muted = self._triage.absorbs(track, now)
         if not muted and not track.unmuted:
             track.unmuted = True

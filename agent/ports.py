@@ -224,6 +224,6 @@ class Fence(Protocol):
 class Pager(Protocol):
     """Calls people."""
 
-    def page(self, incident: Incident, message: str) -> None:
-        """Call a person; never blocks, never raises."""
+    def page(self, incident: Incident, message: str, *, urgent: bool = True) -> None:
+        """Call a person, or tell them when it is not `urgent`; never blocks, never raises."""
         ...

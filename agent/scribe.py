@@ -14,7 +14,7 @@ from agent.actuators.base import Actuator
 from agent.chronicle import Chronicle, Who
 from agent.decision import Decisions
 from agent.gates import Block, Interlock
-from agent.incidents import Datum, moved, noted
+from agent.incidents import Datum, Users, moved, noted
 from agent.moments import passed
 from agent.ports import Clock, Fence, Pager, Planner
 from agent.records import step_json
@@ -106,7 +106,7 @@ class Scribe:
             metrics.REFUSED.labels(interlock).inc()
         self.move(track, Stage.ESCALATED, f"a person is needed: {why}", interlock=interlock or None)
         if interlock != Interlock.STORM or self._first_of_storm():
-            self._t.pager.page(track.incident, f"{track.incident.title}: {why}")
+            self._page(track, why)
         await self.record("escalated", track, {"why": why, "interlock": interlock, "step": step_json(step)})
         await self.save(track, ledger=True)  # the step that brought it here may have been taken out again
 
@@ -137,9 +137,24 @@ class Scribe:
             self.note(track, message)
             await self.record("held-back", track, {"why": message, "interlock": key})
             await self.save(track)
-        if page and f"page {key}" not in track.paged:
-            track.paged.add(f"page {key}")
-            self._t.pager.page(track.incident, f"{track.incident.title}: {message}")
+        if not page or f"page {key}" in track.paged or track.incident.users is Users.PENDING:
+            return
+        if track.incident.users is Users.WELL and f"tell {key}" in track.paged:
+            return
+        track.paged.add(f"tell {key}" if track.incident.users is Users.WELL else f"page {key}")
+        self._page(track, message)
+
+    async def hurry(self, track: Track) -> None:
+        """Call the person who was only told of an incident that ended without a cure: by now users feel it."""
+        self.note(track, "users feel it by now")
+        self._page(track, "users feel it by now")
+        await self.save(track)
+
+    def _page(self, track: Track, why: str) -> None:
+        """Call a person, or tell them without haste while users are well."""
+        urgent = track.incident.users is not Users.WELL
+        text = why if urgent else f"{why}; users feel nothing of it"
+        self._t.pager.page(track.incident, f"{track.incident.title}: {text}", urgent=urgent)
 
     def _tell(self, track: Track, now: float, message: str, data: Mapping[str, Datum]) -> None:
         incident = track.incident

@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 
 from agent.client import AgentClient
-from agent.incidents import Incident, Step, Weighed
+from agent.incidents import Incident, Step, Users, Weighed
 from agent.objectives.view import ObjectiveView
 from fibrin.cli.context import Target, pass_target
 from fibrin.cli.output import Column, age, dump, plain, show, text
@@ -22,6 +22,12 @@ from playbooks.prose import explain as prose
 
 _NAMED: Final = 3
 """Playbooks with the same reason that are named before the rest is only counted."""
+
+FELT: Final = {
+    Users.PENDING: "it will show in a moment how they are",
+    Users.WELL: "feel nothing of it, so nobody was called in haste",
+    Users.HURT: "feel it",
+}
 
 COLUMNS = (
     Column("NAME", lambda i: i["id"]),
@@ -125,6 +131,8 @@ def story(incident: Incident) -> list[str]:
     lines = [f"Incident {incident.id}: {incident.title}", f"Stage:     {incident.stage}"]
     if incident.waiting:
         lines.append(f"Waiting:   {incident.waiting}")
+    if incident.users is not Users.UNKNOWN:
+        lines.append(f"Users:     {FELT[incident.users]}")
     for order, by in (("Approved", incident.approved_by), ("Paused", incident.paused), ("Aborted", incident.aborted)):
         if by:
             lines.append(f"{order + ':':10} by {by}")

@@ -146,8 +146,9 @@ class MadeUp:
 class Nobody:
     """A pager that calls no one."""
 
-    def page(self, incident: Incident, message: str) -> None:
+    def page(self, incident: Incident, message: str, *, urgent: bool = True) -> None:
         """Call no one."""
+        del incident, message, urgent
 
 
 class Held:

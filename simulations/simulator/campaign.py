@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from agent.incidents import Incident
+from agent.incidents import Incident, Users
 from agent.story import deed
 from models.incident import Stage
 from models.overlay import Overlay
@@ -246,7 +246,7 @@ class _Player:
             truth=_words(guilt),
             acted_s=min((o.created_at - broke for o in laid), default=None),
             mitigated_s=max(0.0, self._spoiled_at - broke) if calm else None,
-            escalated=any(i.stage is Stage.ESCALATED for i in mine) or any(i.waiting for i in mine),
+            escalated=any(_calls(i) for i in mine),
             innocent=sum(guilt.innocent(o.change, world.plant.layout) for o in laid),
             undone=sum(step.acted_at > 0 and step.ended_at > 0 for i in mine for step in i.steps),
             spoiled=self._bad,
@@ -312,6 +312,11 @@ def _alternatives(truths: tuple[Truth, ...]) -> str:
     (truth,) = truths
     names = " or ".join(f"{kind} {subject}".rstrip() for kind, subject in sorted(truth.names))
     return f"{truth.service or 'the whole mesh'}: {names}"
+
+
+def _calls(incident: Incident) -> bool:
+    """Tell whether an incident needs a person now: it has ended without a cure or waits, and users are not known to be well."""
+    return (incident.stage is Stage.ESCALATED or bool(incident.waiting)) and incident.users is not Users.WELL
 
 
 def _moves(incident: Incident, now: float, settled_at: float) -> bool:

@@ -56,9 +56,9 @@ class Records:
         self.audit.append((kind, data))
         return len(self.audit)
 
-    def page(self, incident: Incident, message: str) -> None:
+    def page(self, incident: Incident, message: str, *, urgent: bool = True) -> None:
         """Keep one page."""
-        self.pages.append((incident.id, message))
+        self.pages.append((incident.id, message if urgent else f"no haste: {message}"))
 
 
 class AgentTime:

@@ -130,7 +130,7 @@ class Score:
 def score(played: Sequence[Played], quiet: Quiet) -> Score:
     """Judge a campaign.
 
-    An incident is mitigated when users stopped losing requests because of it while the fault still lasted, without a person;
+    An incident is mitigated when users stopped losing requests because of it while the fault still lasted, and no person had to come;
     it is escalated when a person was called, or an action waits for one. What no route and no fallback can heal is a person's.
     """
     sought = [p for p in played if p.scenario.wanted is Wanted.HEALED]

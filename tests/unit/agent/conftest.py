@@ -235,10 +235,12 @@ class ListPager:
 
     def __init__(self) -> None:
         self.pages: list[str] = []
+        self.calm: list[str] = []  # those of them that nobody needs to get up for
 
-    def page(self, incident: Incident, message: str) -> None:
+    def page(self, incident: Incident, message: str, *, urgent: bool = True) -> None:
         del incident
         self.pages.append(message)
+        self.calm += [] if urgent else [message]
 
 
 @dataclass
